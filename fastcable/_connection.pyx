@@ -1,0 +1,550 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""One upgraded WebSocket: reading, closing, and writing with back-pressure.
+
+Theory of operation
+-------------------
+Reading. Between messages a connection has no parser: the cable's one parser is lent to whoever receives something, and
+stays with a connection only while that holds part of a message.
+
+Writing. While the socket takes everything, frames go to `send(2)` on the transport's descriptor; the transport's own
+queue is empty, so order holds. What does not fit is handed to the transport, which waits for the socket and finds its
+errors. From then until `resume_writing` the connection is *blocked*: it has an outbox, a queue of references to frames
+that other connections may share, and hands the transport nothing more, because the transport spends some 800 bytes on
+each write. In the outbox answers are always queued; a peer that lets them pile up is not read. Messages are dropped
+while the outbox is full (`slow_consumer`: or the connection is closed), counted per stream, and told by the dialect's
+`gap` before the next message of that stream, or when the outbox has emptied, whichever is first.
+
+Ending. There are four states:
+
+    OPEN ──close()──────────────► CLOSING ──peer's close frame──► LINGERING ──EOF, or 2 s──► LOST
+      ├────peer's close frame, fail()────────────────────────────►   │
+      └────EOF, reset, abort()─────────────────────────────────────────────────────────────► LOST
+
+In all but OPEN the connection is in no group and gets no ping. CLOSING waits `close_timeout` for the peer's close
+frame. LINGERING has shut down its sending side and throws away what arrives: closing a socket with unread input resets
+it, and the reset would eat our close frame (RFC 6455 §7.1.1).
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memmove, memset
+
+from fastcable._frames cimport (
+    BINARY, CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame,
+)
+from fastcable._hub cimport Group, Hub, Subscriber
+
+import logging
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, int* value)
+    enum:
+        TIOCOUTQ
+
+cdef enum:
+    IOVECS = 64
+
+logger = logging.getLogger("fastcable")
+
+cdef Py_ssize_t alive = 0
+
+
+def alive_connections() -> int:
+    """How many Connection objects exist in this process, open or not."""
+    return alive
+
+
+cdef class Chunk:
+    """Frames of one group, joined: `count` messages, `ends[i]` the end of each, for members with a ticket below
+    `limit`."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.ends)
+
+    cdef size_t end_of(self, uint32_t index) noexcept:
+        return self.ends[index] if self.ends is not NULL else <size_t>PyBytes_GET_SIZE(self.data)
+
+
+cdef class Outbox:
+    """What waits for a socket that is full: `frames` frames, `messages` of them messages, `size` bytes in all."""
+
+    def __dealloc__(self):
+        self.clear()
+        PyMem_Free(self.items)
+
+    cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages) except -1:
+        cdef Waiting* items
+        cdef Waiting* last
+        cdef size_t capacity
+        self.size += end - start
+        self.frames += 1
+        self.messages += messages
+        if self.length:
+            last = &self.items[self.head + self.length - 1]
+            if last.data == <void*>data and last.end == start:
+                last.end = end
+                last.messages += messages
+                return 0
+        if self.head + self.length == self.capacity:
+            if self.head >= self.length and self.head:
+                memmove(self.items, self.items + self.head, self.length * sizeof(Waiting))
+                self.head = 0
+            else:
+                capacity = self.capacity * 2 if self.capacity else 8
+                items = <Waiting*>PyMem_Realloc(self.items, capacity * sizeof(Waiting))
+                if items is NULL:
+                    raise MemoryError()
+                self.items = items
+                self.capacity = capacity
+        Py_INCREF(data)
+        self.items[self.head + self.length] = Waiting(<void*>data, start, end, messages)
+        self.length += 1
+        return 0
+
+    cdef uint32_t shift(self) noexcept:
+        """Remove the first entry; its number of messages."""
+        cdef Waiting first = self.items[self.head]
+        self.head += 1
+        self.length -= 1
+        self.size -= first.end - first.start
+        self.frames -= first.messages if first.messages else 1
+        self.messages -= first.messages
+        Py_DECREF(<bytes>first.data)
+        if self.length == 0:
+            self.head = 0
+        return first.messages
+
+    cdef void clear(self) noexcept:
+        while self.length:
+            self.shift()
+        self.pong = None
+        self.missed = None
+
+
+cdef class Cable:
+    """What all connections of one server share: limits, rooms, and the order in which they were last heard.
+
+    `heartbeat.opened(connection)` and `.left(connection)` tell who wants pings; `closing` and `lingering` are queues
+    of deadlines, `clock()` their time in seconds. Limits: 0 switches one off.
+    """
+
+    def __init__(self, settings, Hub hub not None, closing, lingering, clock):
+        self.max_message_size = settings.max_message_size
+        self.max_fragments = settings.max_fragments
+        self.max_pending_messages = settings.max_pending_messages or <size_t>-1
+        self.max_pending_bytes = settings.max_pending_bytes or <size_t>-1
+        self.close_slow = settings.slow_consumer == "close"
+        self.hub = hub
+        self.heartbeat = None
+        self.closing = closing
+        self.lingering = lingering
+        self.clock = clock
+        self.blocked = {}
+        self.ending = {}
+        self.parser = self.new_parser()
+        self.order.older = self.order.newer = &self.order
+
+    cdef FrameParser new_parser(self):
+        return FrameParser(self.max_message_size, self.max_fragments)
+
+    cdef void heard(self, Peer* peer) noexcept:
+        """Note that a peer is alive: it goes to the young end of the order."""
+        peer.heard = self.now
+        self.forget(peer)
+        peer.older = self.order.older
+        peer.newer = &self.order
+        peer.older.newer = peer
+        self.order.older = peer
+
+    cdef void forget(self, Peer* peer) noexcept:
+        if peer.newer is not NULL:
+            peer.older.newer = peer.newer
+            peer.newer.older = peer.older
+            peer.older = peer.newer = NULL
+
+    def oldest(self, Py_ssize_t count):
+        """Up to `count` open connections, those longest silent first."""
+        cdef list found = []
+        cdef Peer* peer = self.order.newer
+        while peer is not &self.order and len(found) < count:
+            found.append(<Connection>peer.connection)
+            peer = peer.newer
+        return found
+
+    def everybody(self):
+        """All connections, those that are being closed included."""
+        return [*self.oldest(self.connections), *self.ending]
+
+
+# Every cycle through a connection is broken in connection_lost, which the transport always calls; so the collector
+# need not know of them, which is 16 bytes less for each and nothing to walk through when there are many.
+@cython.no_gc
+cdef class Connection(Subscriber):
+    """A WebSocket of one server; an asyncio protocol from `open` on."""
+
+    def __cinit__(self):
+        global alive
+        alive += 1
+        self.fd = self.peer.fd = -1
+        self.peer.connection = <void*>self
+
+    def __dealloc__(self):
+        global alive
+        alive -= 1
+
+    def __init__(self, Cable cable not None, dialect, transport):
+        self.cable = cable
+        self.dialect = dialect
+        self.transport = transport
+        self.state = LOST
+
+    def open(self, bytes response not None, bytes rest not None):
+        """Take the transport over: send the 101 `response`, then read `rest`, the bytes that came behind the
+        request."""
+        self.fd = self.peer.fd = self.transport.get_extra_info("socket").fileno()
+        self.state = OPEN
+        self.transport.set_protocol(self)
+        # Without a high-water mark the transport tells us of the first byte that the socket did not take.
+        self.transport.set_write_buffer_limits(0)
+        self.cable.connections += 1
+        self.cable.heard(&self.peer)
+        self.cable.heartbeat.opened(self)
+        self.write(response)
+        self.dialect.opened(self)
+        if rest:
+            self(rest)
+
+    # The transport's callbacks
+
+    @property
+    def data_received(self):
+        # The transport keeps this bound method for the connection's whole life, 72 bytes; the object itself is none.
+        return self
+
+    def __call__(self, bytes data not None):
+        cdef FrameParser parser = self.parser
+        if self.state == OPEN:
+            if self.peer.heard != self.cable.now:
+                self.cable.heard(&self.peer)
+        elif self.state != CLOSING:
+            return
+        if parser is None:
+            parser = self.cable.parser
+        parser.feed(data)
+        self.read(parser)
+
+    def eof_received(self):
+        # Whoever hangs up without reading will not read the rest either, and the transport would wait for it.
+        if self.outbox is not None:
+            self.transport.abort()
+
+    def pause_writing(self):
+        if self.outbox is None:
+            self.outbox = Outbox()
+            self.outbox.progress = self.cable.now
+            self.peer.fd = -1
+            self.cable.blocked[self] = None
+        self.outbox.writing_paused = True
+
+    def resume_writing(self):
+        cdef Outbox outbox = self.outbox
+        if self.state == LOST:
+            return
+        outbox.writing_paused = False
+        outbox.progress = self.cable.now
+        self.flush()
+        if outbox.writing_paused:
+            return
+        self.outbox = None
+        del self.cable.blocked[self]
+        if self.state == OPEN:
+            self.peer.fd = self.fd
+        else:
+            self.finish()
+        if outbox.reading_paused:
+            self.transport.resume_reading()
+            if self.parser is not None:
+                self.read(self.parser)
+
+    def connection_lost(self, exception):
+        if self.state == LOST:
+            return
+        if self.state == OPEN:
+            self.leave(LOST)
+        self.state = LOST
+        self.cable.connections -= 1
+        self.cable.closing.discard(self)
+        self.cable.lingering.discard(self)
+        self.cable.blocked.pop(self, None)
+        self.cable.ending.pop(self, None)
+        if self.outbox is not None:
+            self.cable.hub.counters.drops += self.outbox.messages
+        self.fd = -1
+        self.transport = self.parser = self.outbox = None
+
+    # Reading
+
+    cdef int read(self, FrameParser parser) except -1:
+        cdef int event
+        cdef bint done = False
+        try:
+            while not done and (self.outbox is None or not self.outbox.reading_paused):
+                event = parser.next()
+                if event == NEED_DATA:
+                    break
+                elif event == CLOSE:
+                    self.closed_by_peer(parser.code)
+                elif event == FAILED:
+                    self.fail(parser.code, parser.reason)
+                elif self.state == OPEN:
+                    if event == PING:
+                        self.pong(parser.payload)
+                    elif event != PONG:
+                        self.dialect.received(self, parser.payload)
+                done = self.state > CLOSING
+        except Exception:
+            logger.exception("a connection failed")
+            self.fail(1011, "internal error")
+            done = True
+        if done or not parser.is_idle():
+            if parser is self.cable.parser:
+                self.cable.parser = self.cable.new_parser()
+            self.parser = None if done else parser
+        else:
+            self.parser = None
+        return 0
+
+    # Writing
+
+    cpdef answer(self, bytes text):
+        if self.state == OPEN:
+            self.write(encode_frame(TEXT, text))
+
+    def ping(self, bytes frame not None):
+        """Send a frame that nobody misses when the socket is full."""
+        if self.outbox is None:
+            self.write(frame)
+
+    cdef int pong(self, bytes payload) except -1:
+        if self.outbox is not None:
+            # Only the latest is owed (RFC 6455 §5.5.3).
+            self.outbox.pong = payload
+        else:
+            self.write(encode_frame(PONG, payload))
+        return 0
+
+    cdef int write(self, bytes frame) except -1:
+        cdef ssize_t sent
+        cdef Outbox outbox = self.outbox
+        if outbox is not None:
+            outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
+            if (
+                outbox.frames >= self.cable.max_pending_messages or outbox.size >= self.cable.max_pending_bytes
+            ) and self.state == OPEN and not outbox.reading_paused:
+                outbox.reading_paused = True
+                self.transport.pause_reading()
+            return 0
+        sent = send(self.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent != PyBytes_GET_SIZE(frame):
+            self.hand_over(frame, max(sent, 0))
+        return 0
+
+    cdef int hand_over(self, bytes data, size_t sent) except -1:
+        """Give the transport what the socket did not take; it finds the error, too, if that is why."""
+        self.transport.write(memoryview(data)[sent:] if sent else data)
+        if self.outbox is None and self.transport.is_closing():
+            self.peer.fd = -1
+        return 0
+
+    cdef int enqueue(self, Group group, Chunk chunk) except -1:
+        """Queue the messages of a chunk for a blocked connection, or drop those past the limits."""
+        cdef Outbox outbox = self.outbox
+        cdef Counters counters = self.cable.hub.counters
+        cdef uint32_t index
+        cdef size_t start = 0
+        if outbox is None or self.state != OPEN:
+            counters.drops += chunk.count
+            return 0
+        for index in range(chunk.count):
+            if outbox.frames >= self.cable.max_pending_messages or outbox.size >= self.cable.max_pending_bytes:
+                counters.drops += chunk.count - index
+                if self.cable.close_slow:
+                    self.close_slow()
+                    return 0
+                if outbox.missed is None:
+                    outbox.missed = {}
+                outbox.missed[group] = outbox.missed.get(group, 0) + chunk.count - index
+                return 0
+            if outbox.missed is not None and group in outbox.missed:
+                self.tell_gap(group)
+            outbox.append(chunk.data, start, chunk.end_of(index), 1)
+            start = chunk.end_of(index)
+        return 0
+
+    cdef int left(self, Group group) except -1:
+        """A group that this connection leaves while it stays open: what it missed there is told now."""
+        if self.outbox is not None and self.outbox.missed is not None and group in self.outbox.missed:
+            self.tell_gap(group)
+        return 0
+
+    cdef int tell_gap(self, Group group) except -1:
+        cdef bytes text = self.dialect.gap(group.stream.name, group.key, self.outbox.missed.pop(group))
+        cdef bytes frame = encode_frame(TEXT, text)
+        self.outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
+        self.cable.hub.counters.gaps += 1
+        return 0
+
+    cdef int flush(self) except -1:
+        """Write what waits until nothing does or the socket is full again."""
+        cdef Outbox outbox = self.outbox
+        cdef Counters counters = self.cable.hub.counters
+        cdef iovec vectors[IOVECS]
+        cdef msghdr message
+        cdef size_t index, size, length
+        cdef ssize_t sent
+        cdef Waiting* item
+        cdef bytes frame
+        while True:
+            if outbox.pong is not None and self.state == OPEN:
+                frame, outbox.pong = encode_frame(PONG, outbox.pong), None
+                outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
+            if outbox.length == 0:
+                if not outbox.missed or self.state != OPEN:
+                    return 0
+                for group in list(outbox.missed):
+                    self.tell_gap(group)
+            length = outbox.length if outbox.length < IOVECS else IOVECS
+            size = 0
+            for index in range(length):
+                item = &outbox.items[outbox.head + index]
+                vectors[index].iov_base = PyBytes_AS_STRING(<bytes>item.data) + item.start
+                vectors[index].iov_len = item.end - item.start
+                size += vectors[index].iov_len
+            memset(&message, 0, sizeof(msghdr))
+            message.msg_iov = vectors
+            message.msg_iovlen = length
+            sent = sendmsg(self.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent < 0:
+                if errno == EINTR:
+                    continue
+                sent = 0
+            for index in range(length):
+                if <size_t>sent < vectors[index].iov_len:
+                    break
+                sent -= vectors[index].iov_len
+                counters.deliveries += outbox.shift()
+            else:
+                continue
+            item = &outbox.items[outbox.head]
+            frame = <bytes>item.data
+            rest = memoryview(frame)[item.start + sent:item.end]
+            counters.deliveries += outbox.shift()
+            self.transport.write(rest)
+            if outbox.writing_paused or self.transport.is_closing():
+                outbox.writing_paused = True
+                return 0
+
+    cdef bint stalled(self, uint32_t allowance) except -1:
+        """Whether the peer's side took no byte for `allowance` beats of the clock."""
+        cdef int unacknowledged = 0
+        cdef size_t unsent
+        ioctl(self.fd, TIOCOUTQ, &unacknowledged)
+        unsent = unacknowledged + <size_t>self.transport.get_write_buffer_size()
+        if unsent != self.outbox.unsent:
+            self.outbox.unsent = unsent
+            self.outbox.progress = self.cable.now
+        return self.cable.now - self.outbox.progress >= allowance
+
+    # Ending
+
+    cpdef close(self, int code, str reason=""):
+        """Begin the closing handshake; what waits already is sent first."""
+        if self.state == OPEN:
+            self.cable.hub.disconnected(self, True)
+        if self.state != OPEN:  # or no longer: that was too much for a slow one
+            return
+        self.leave(CLOSING)
+        self.write(encode_close(code, reason))
+        self.cable.closing.add(self, self.cable.clock())
+
+    cpdef fail(self, int code, str reason):
+        """Fail the connection (RFC 6455 §7.1.7): a close frame, nothing that waited before it, and the end."""
+        if self.state > CLOSING:
+            return
+        if self.state == OPEN:
+            self.leave(LINGERING)
+            self.drop_waiting()
+            self.write(encode_close(code, reason))
+        self.state = LINGERING
+        self.finish()
+
+    def close_slow(self):
+        """Close a connection that does not keep up, without what waits for it."""
+        self.cable.hub.counters.slow_closes += 1
+        self.drop_waiting()
+        self.cable.hub.disconnected(self, False)
+        self.close(1013, "too slow")
+
+    def abort(self):
+        """Cut the connection off."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def deadline_passed(self, queue):
+        self.abort()
+
+    cdef int closed_by_peer(self, int code) except -1:
+        if self.state == OPEN:
+            self.leave(LINGERING)
+            self.drop_waiting()
+            self.write(encode_close(code, ""))
+        self.state = LINGERING
+        self.finish()
+        return 0
+
+    def drop_waiting(self):
+        if self.outbox is not None:
+            self.cable.hub.counters.drops += self.outbox.messages
+            self.outbox.clear()
+
+    cdef int leave(self, State state) except -1:
+        """Stop being a subscriber, and wanting pings."""
+        self.state = state
+        self.peer.fd = -1
+        if state != LOST:
+            self.cable.ending[self] = None
+        self.cable.forget(&self.peer)
+        self.cable.heartbeat.left(self)
+        self.cable.hub.disconnected(self, False)
+        return 0
+
+    cdef int finish(self) except -1:
+        if self.state != LINGERING:
+            return 0
+        self.cable.closing.discard(self)
+        self.cable.lingering.add(self, self.cable.clock())
+        if self.outbox is None:
+            if not self.transport.is_closing():
+                self.transport.write_eof()
+        elif self.outbox.reading_paused:
+            self.outbox.reading_paused = False
+            self.transport.resume_reading()
+        return 0

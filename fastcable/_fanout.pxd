@@ -1,0 +1,38 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastcable._connection cimport Chunk, Peer
+from fastcable._hub cimport Group, Subscriber
+
+
+cdef struct Member:
+    Peer* peer  # NULL: left
+    uint64_t ticket
+
+
+cdef class Members:
+    cdef Member* items
+    cdef Py_ssize_t length
+    cdef Py_ssize_t capacity
+    cdef readonly Py_ssize_t live
+    cdef uint64_t tickets
+
+    cdef uint64_t add(self, Peer* peer) except 0
+    cdef Py_ssize_t find(self, uint64_t ticket) noexcept
+    cdef void remove(self, Py_ssize_t index) noexcept
+    cdef int compact(self) except -1
+    cdef Py_ssize_t send(self, Chunk chunk, Group group, Py_ssize_t start, Py_ssize_t stop, int64_t until) except -1
+
+
+cdef class WebSocketGroup(Group):
+    cdef readonly bytes before
+    cdef readonly bytes after
+    cdef Members members
+    cdef list waiting
+    cdef object sealed
+    # The fan-out under way
+    cdef Chunk chunk
+    cdef Py_ssize_t position
+    cdef Py_ssize_t stop
+
+    cdef int seal(self) except -1
+    cdef int settle(self, Py_ssize_t index, Chunk chunk) except -1

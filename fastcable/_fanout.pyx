@@ -1,0 +1,263 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The same bytes to many WebSockets: members, and the group that frames once for all of them.
+
+Theory of operation
+-------------------
+Members stand in the order in which they joined, each with a ticket, a number that only grows. So a ticket finds its
+member by bisection, and "everybody who had joined when this was posted" is "every ticket below a limit". A member that
+leaves becomes a tombstone; tombstones are removed only between fan-outs, because an index must not move during one.
+
+A group collects what is posted in `waiting`. *Sealing* turns that into chunks, each with the limit that says who gets
+it. Waiting messages are sealed when their fan-out begins, or before somebody joins or leaves. One chunk after the other
+is sent to all members below its limit, in slices; whoever leaves in between is first given the chunks that have not
+reached it yet.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastcable._connection cimport Chunk, Connection, Peer
+from fastcable._frames cimport header_size, join_frames
+from fastcable._hub cimport Group, Subscriber, monotonic_ns
+
+from collections import deque
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_send "send" (int fd, const void* data, size_t size, int flags)
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+
+cdef enum:
+    # Members between two looks at the clock: some 0.5 ms for small messages.
+    STRIDE = 64
+    # A chunk of several messages is at most this long: what a socket takes at once by default (send_buffer).
+    CHUNK = 65536
+
+# In place of the number of bytes sent: the member's socket may not be used directly.
+cdef enum:
+    NOT_READY = -2
+
+
+cdef struct Short:
+    Py_ssize_t index
+    ssize_t sent
+
+
+cdef Py_ssize_t send_to(
+    Member* items, Py_ssize_t start, Py_ssize_t stop, const char* data, ssize_t size, Short* shorts, Py_ssize_t* taken
+) noexcept nogil:
+    """Send to the members from `start` to `stop`; how many of them did not take all of it (in `shorts`), and did."""
+    cdef Py_ssize_t index
+    cdef Py_ssize_t count = 0
+    cdef Peer* peer
+    cdef ssize_t sent
+    for index in range(start, stop):
+        peer = items[index].peer
+        if peer is NULL:
+            continue
+        if peer.fd >= 0:
+            sent = c_send(peer.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            while sent < 0 and errno == EINTR:
+                sent = c_send(peer.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent == size:
+                taken[0] += 1
+                continue
+        else:
+            sent = NOT_READY
+        shorts[count] = Short(index, sent)
+        count += 1
+    return count
+
+
+cdef class Members:
+    """Peers in the order in which they joined."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.items)
+
+    cdef uint64_t add(self, Peer* peer) except 0:
+        cdef Member* items
+        cdef Py_ssize_t capacity
+        if self.length == self.capacity:
+            capacity = self.capacity + self.capacity // 2 if self.capacity > 2 else self.capacity + 1
+            items = <Member*>PyMem_Realloc(self.items, capacity * sizeof(Member))
+            if items is NULL:
+                raise MemoryError()
+            self.items = items
+            self.capacity = capacity
+        self.tickets += 1
+        self.items[self.length] = Member(peer, self.tickets)
+        self.length += 1
+        self.live += 1
+        return self.tickets
+
+    cdef Py_ssize_t find(self, uint64_t ticket) noexcept:
+        """The index of the first member whose ticket is not below this one."""
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = self.length
+        cdef Py_ssize_t middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.items[middle].ticket < ticket:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef void remove(self, Py_ssize_t index) noexcept:
+        self.items[index].peer = NULL
+        self.live -= 1
+
+    cdef int compact(self) except -1:
+        """Remove the tombstones once they are as many as the members. Not during a fan-out."""
+        cdef Member* items
+        cdef Py_ssize_t index
+        cdef Py_ssize_t kept = 0
+        if self.length < 2 * self.live or self.length == self.live:
+            return 0
+        for index in range(self.length):
+            if self.items[index].peer is not NULL:
+                self.items[kept] = self.items[index]
+                kept += 1
+        self.length = kept
+        if self.capacity > 4 * kept + 4:
+            items = <Member*>PyMem_Realloc(self.items, (kept + 1) * sizeof(Member))
+            if items is not NULL:
+                self.items = items
+                self.capacity = kept + 1
+        return 0
+
+    cdef Py_ssize_t send(self, Chunk chunk, Group group, Py_ssize_t start, Py_ssize_t stop, int64_t until) except -1:
+        """Send a chunk to members from `start` on until `stop` or until the clock is past `until`; where it ended.
+
+        `group` is told to the members that the messages have to wait for; None: a member whose socket is full is
+        passed over.
+        """
+        cdef Short shorts[STRIDE]
+        cdef const char* data = PyBytes_AS_STRING(chunk.data)
+        cdef ssize_t size = PyBytes_GET_SIZE(chunk.data)
+        cdef Py_ssize_t end, count, index
+        cdef Py_ssize_t taken = 0
+        cdef Connection connection
+        while start < stop:
+            end = min(start + STRIDE, stop)
+            with nogil:
+                count = send_to(self.items, start, end, data, size, shorts, &taken)
+            for index in range(count):
+                # A connection that is closed for being slow leaves its groups here, and becomes a tombstone.
+                if self.items[shorts[index].index].peer is NULL:
+                    continue
+                connection = <Connection>self.items[shorts[index].index].peer.connection
+                if shorts[index].sent != NOT_READY:
+                    connection.hand_over(chunk.data, max(shorts[index].sent, 0))
+                    taken += 1
+                elif group is not None:
+                    connection.enqueue(group, chunk)
+            start = end
+            if monotonic_ns() >= until:
+                break
+        if group is not None:
+            group.counters.deliveries += chunk.count * taken
+        return start
+
+
+cdef class WebSocketGroup(Group):
+    """Subscribers whose frame for a message is `before`, the message, `after`, as text."""
+
+    def __init__(self, bytes before not None, bytes after not None):
+        self.before = before
+        self.after = after
+        self.members = Members()
+
+    cdef Py_ssize_t size(self) noexcept:
+        return self.members.live
+
+    cdef uint64_t join(self, Subscriber subscriber) except 0:
+        self.seal()
+        return self.members.add(&(<Connection?>subscriber).peer)
+
+    cdef int leave(self, uint64_t ticket, bint settle) except -1:
+        cdef Py_ssize_t index = self.members.find(ticket)
+        cdef Chunk chunk
+        self.seal()
+        if settle:
+            if self.chunk is not None and self.position <= index < self.stop:
+                self.settle(index, self.chunk)
+            for chunk in self.sealed or ():
+                if ticket < chunk.limit:
+                    self.settle(index, chunk)
+            (<Connection>self.members.items[index].peer.connection).left(self)
+        self.members.remove(index)
+        if self.chunk is None:
+            self.members.compact()
+        return 0
+
+    cdef int settle(self, Py_ssize_t index, Chunk chunk) except -1:
+        self.members.send(chunk, self, index, index + 1, 0)
+        return 0
+
+    cdef int post(self, bytes data) except -1:
+        if self.waiting is None:
+            self.waiting = [data]
+        else:
+            self.waiting.append(data)
+        return 0
+
+    cdef int seal(self) except -1:
+        cdef list waiting = self.waiting
+        cdef Py_ssize_t count, start, stop
+        cdef size_t size, frame, envelope
+        cdef Chunk chunk
+        if waiting is None:
+            return 0
+        self.waiting = None
+        if self.members.live == 0:
+            return 0
+        if self.sealed is None:
+            self.sealed = deque()
+        envelope = PyBytes_GET_SIZE(self.before) + PyBytes_GET_SIZE(self.after)
+        count = len(waiting)
+        start = 0
+        while start < count:
+            size = 0
+            stop = start
+            while stop < count:
+                frame = envelope + PyBytes_GET_SIZE(<bytes>waiting[stop])
+                frame += header_size(frame)
+                if stop > start and size + frame > CHUNK:
+                    break
+                size += frame
+                stop += 1
+            chunk = Chunk()
+            chunk.count = stop - start
+            if chunk.count > 1:
+                chunk.ends = <uint32_t*>PyMem_Malloc(chunk.count * sizeof(uint32_t))
+                if chunk.ends is NULL:
+                    raise MemoryError()
+            chunk.data = join_frames(self.before, waiting, start, stop, self.after, chunk.ends)
+            chunk.limit = self.members.tickets + 1
+            self.sealed.append(chunk)
+            start = stop
+        return 0
+
+    cdef bint step(self, int64_t until) except -1:
+        cdef Py_ssize_t position
+        while True:
+            if self.chunk is None:
+                if not self.sealed:
+                    self.seal()
+                if not self.sealed:
+                    return False
+                self.chunk = self.sealed.popleft()
+                self.position = 0
+                self.stop = self.members.find(self.chunk.limit)
+            self.position = self.members.send(self.chunk, self, self.position, self.stop, until)
+            if self.position >= self.stop:
+                self.chunk = None
+                self.members.compact()
+            if monotonic_ns() >= until:
+                return self.chunk is not None or bool(self.sealed) or self.waiting is not None

@@ -1,0 +1,73 @@
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+
+
+cdef struct Subscription:
+    void* group  # a Group, borrowed: its stream keeps it for as long as anybody holds it
+    uint64_t ticket  # from Group.join; 0 while the subscription is pending
+
+
+cdef class Counters:
+    cdef public uint64_t broadcasts
+    cdef public uint64_t deliveries
+    cdef public uint64_t drops
+    cdef public uint64_t gaps
+    cdef public uint64_t slow_closes
+
+
+cdef class Subscriber:
+    cdef readonly object dialect
+    cdef Subscription* held
+    cdef uint16_t held_count
+    cdef uint16_t held_capacity
+    cdef public uint16_t errors
+
+    cdef Subscription* find(self, Group group) noexcept
+    cdef int hold(self, Group group, uint64_t ticket) except -1
+    cdef void release(self, Subscription* subscription) noexcept
+    cpdef answer(self, bytes text)
+    cpdef close(self, int code, str reason=*)
+
+
+cdef class Group:
+    cdef readonly Stream stream
+    cdef readonly object key
+    cdef Counters counters
+    cdef Py_ssize_t holders
+    cdef bint busy
+
+    cdef uint64_t join(self, Subscriber subscriber) except 0
+    cdef int leave(self, uint64_t ticket, bint settle) except -1
+    cdef int post(self, bytes data) except -1
+    cdef bint step(self, int64_t until) except -1
+    cdef Py_ssize_t size(self) noexcept
+
+
+cdef class Stream:
+    cdef readonly str name
+    cdef readonly dict groups
+    cdef readonly bint live
+    cdef list pending
+
+    cdef Py_ssize_t size(self) except -1
+
+
+cdef class Hub:
+    cdef readonly dict streams
+    cdef readonly Counters counters
+    cdef public object broker
+    cdef object call_soon
+    cdef object busy
+    cdef bint scheduled
+    cdef Py_ssize_t max_subscriptions
+    cdef public int64_t slice_ns
+    cdef public int64_t turn_ns
+
+    cpdef bint subscribe(self, Subscriber subscriber, str name, object key) except -1
+    cpdef unsubscribe(self, Subscriber subscriber, str name, object key)
+    cpdef disconnected(self, Subscriber subscriber, bint settle)
+    cpdef deliver(self, str name, bytes data)
+    cdef int confirm(self, Stream stream, Group group, Subscriber subscriber) except -1
+    cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1
+
+
+cdef int64_t monotonic_ns() noexcept nogil

@@ -1,0 +1,302 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Streams, the groups of their subscribers, and who hears of a broadcast when.
+
+Theory of operation
+-------------------
+A *stream* exists while somebody is subscribed to it. Its subscribers are divided into *groups*: all who want the same
+bytes for the same message. The hub does not know what those bytes are; a group does. A subscriber is in a group once.
+
+A subscription is absent, pending or live. It is pending until the broker said that the stream is heard
+(`Hub.confirmed`), which the memory broker says at once. Then, and for each further `subscribe` of the same thing, the
+subscriber's dialect gets `confirmed`. Leaving a pending subscription cancels it, its confirmation too.
+
+A broadcast is only *posted* to the groups. They are served in `Hub.turn`, once per loop turn, so that the messages of
+one turn reach a subscriber in one write. A large fan-out is cut into slices: a group works until its slice is over and
+queues up again behind the others, so a small stream never waits for a large one, and the loop goes round in between.
+
+Who gets a message is decided when it is posted, not when it is sent: joining and leaving order themselves between
+messages (`Group.join` and `Group.leave` tell how), so nobody gets a message from before its confirmation, and nobody
+misses one from before its `unsubscribe`.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.stdint cimport int64_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from collections import deque
+
+
+cdef int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+cdef class Counters:
+    """What happened since the start: `broadcasts` accepted; messages delivered (`deliveries`: handed to a peer's
+    socket) and dropped (`drops`); `gaps` told; connections closed for being slow (`slow_closes`)."""
+
+
+@cython.no_gc
+cdef class Subscriber:
+    """Somebody who holds subscriptions: a WebSocket connection, say. `dialect` is who speaks for it, `errors` the bad
+    commands in a row that the dialect counted."""
+
+    def __cinit__(self):
+        self.held = NULL
+
+    def __dealloc__(self):
+        PyMem_Free(self.held)
+
+    @property
+    def subscriptions(self) -> int:
+        """How many streams this subscriber holds, pending ones included."""
+        return self.held_count
+
+    cpdef answer(self, bytes text):
+        """Send one message of the dialect to this subscriber alone; answers are never dropped."""
+        raise NotImplementedError
+
+    cpdef close(self, int code, str reason=""):
+        """End the connection in good order, with a close code of RFC 6455 §7.4."""
+        raise NotImplementedError
+
+    cdef Subscription* find(self, Group group) noexcept:
+        cdef int i
+        for i in range(self.held_count):
+            if self.held[i].group == <void*>group:
+                return &self.held[i]
+        return NULL
+
+    cdef int hold(self, Group group, uint64_t ticket) except -1:
+        cdef int capacity
+        cdef Subscription* held
+        if self.held_count == self.held_capacity:
+            if self.held_capacity == 0xffff:
+                raise MemoryError("too many subscriptions")
+            # One subscription is the usual number, and then 16 bytes are all it takes.
+            capacity = min(self.held_capacity * 2, 0xffff) if self.held_capacity else 1
+            held = <Subscription*>PyMem_Realloc(self.held, capacity * sizeof(Subscription))
+            if held is NULL:
+                raise MemoryError()
+            self.held = held
+            self.held_capacity = capacity
+        self.held[self.held_count] = Subscription(<void*>group, ticket)
+        self.held_count += 1
+        group.holders += 1
+        return 0
+
+    cdef void release(self, Subscription* subscription) noexcept:
+        (<Group>subscription.group).holders -= 1
+        self.held_count -= 1
+        subscription[0] = self.held[self.held_count]
+
+
+cdef class Group:
+    """Subscribers of one stream who want the same bytes for a message: same envelope, same encoding.
+
+    The hub calls `post` for each message and then `step` until it answers False. A subclass keeps the members. Its
+    contract: a member gets exactly the messages that are posted between its `join` and its `leave`, in that order,
+    each once, or is told what it missed; a member whose `leave` says `settle` first gets what was posted before.
+    """
+
+    cdef uint64_t join(self, Subscriber subscriber) except 0:
+        """Add a member; the ticket names it in `leave`."""
+        raise NotImplementedError
+
+    cdef int leave(self, uint64_t ticket, bint settle) except -1:
+        raise NotImplementedError
+
+    cdef int post(self, bytes data) except -1:
+        raise NotImplementedError
+
+    cdef bint step(self, int64_t until) except -1:
+        """Send until nothing is left (False) or the monotonic clock (ns) is past `until` (True: call again)."""
+        raise NotImplementedError
+
+    cdef Py_ssize_t size(self) noexcept:
+        """How many members there are now."""
+        return 0
+
+
+cdef class Stream:
+    """One stream that somebody is subscribed to."""
+
+    def __init__(self, str name not None):
+        self.name = name
+        self.groups = {}
+        self.live = False
+        self.pending = None
+
+    @property
+    def subscribers(self) -> int:
+        return self.size()
+
+    cdef Py_ssize_t size(self) except -1:
+        cdef Py_ssize_t total = 0
+        cdef Group group
+        for group in self.groups.values():
+            total += group.size()
+        return total
+
+
+cdef class Hub:
+    """All streams of one server. `call_soon(callback)` runs the callback in the next turn of the event loop;
+    `max_subscriptions` is per subscriber, 0 for no limit."""
+
+    def __init__(self, object call_soon not None, Py_ssize_t max_subscriptions=0):
+        self.streams = {}
+        self.counters = Counters()
+        self.broker = None
+        self.call_soon = call_soon
+        self.max_subscriptions = max_subscriptions
+        self.busy = deque()
+        self.scheduled = False
+        # A slice is short, so that small streams pass large ones; a turn is what the loop may be held for altogether.
+        self.slice_ns = 4_000_000
+        self.turn_ns = 12_000_000
+
+    # Subscriptions
+
+    cpdef bint subscribe(self, Subscriber subscriber, str name, object key) except -1:
+        """Subscribe to a stream, in the group that `key` names (opened by the subscriber's dialect if need be).
+
+        The dialect's `confirmed(subscriber, name, key)` is called when the subscription is live: at once, or when the
+        broker has confirmed it. False: the subscriber holds `max_subscriptions` already.
+        """
+        cdef Stream stream = <Stream>self.streams.get(name)
+        cdef Group group = None if stream is None else <Group>stream.groups.get(key)
+        cdef bint first = stream is None
+        if group is not None and subscriber.find(group) is not NULL:
+            self.confirm(stream, group, subscriber)
+            return True
+        if self.max_subscriptions and subscriber.held_count >= self.max_subscriptions:
+            return False
+        if group is None:
+            group = <Group?>subscriber.dialect.open_group(name, key)
+            group.key = key
+            group.counters = self.counters
+            if first:
+                stream = Stream(name)
+                self.streams[name] = stream
+            group.stream = stream
+            stream.groups[key] = group
+        subscriber.hold(group, 0)
+        if first:
+            self.broker.subscribe(name)
+        self.confirm(stream, group, subscriber)
+        return True
+
+    cdef int confirm(self, Stream stream, Group group, Subscriber subscriber) except -1:
+        cdef Subscription* subscription
+        if not stream.live:
+            if stream.pending is None:
+                stream.pending = []
+            stream.pending.append((subscriber, group))
+            return 0
+        subscription = subscriber.find(group)
+        if subscription is NULL:
+            return 0
+        if subscription.ticket == 0:
+            subscription.ticket = group.join(subscriber)
+        subscriber.dialect.confirmed(subscriber, stream.name, group.key)
+        return 0
+
+    def confirmed(self, str name not None):
+        """The broker's word that every message of this stream arrives from now on."""
+        cdef Stream stream = <Stream>self.streams.get(name)
+        if stream is None:
+            return
+        stream.live = True
+        pending, stream.pending = stream.pending, None
+        for subscriber, group in pending or ():
+            self.confirm(stream, group, subscriber)
+
+    cpdef unsubscribe(self, Subscriber subscriber, str name, object key):
+        """End a subscription; of something that is not subscribed, nothing happens."""
+        cdef Stream stream = <Stream>self.streams.get(name)
+        cdef Group group = None if stream is None else <Group>stream.groups.get(key)
+        cdef Subscription* subscription
+        if group is None:
+            return
+        subscription = subscriber.find(group)
+        if subscription is not NULL:
+            self.leave(subscriber, subscription, True)
+
+    cpdef disconnected(self, Subscriber subscriber, bint settle):
+        """End all subscriptions of one that is gone, or (`settle`) is going and first gets what was posted."""
+        while subscriber.held_count:
+            self.leave(subscriber, &subscriber.held[subscriber.held_count - 1], settle)
+        PyMem_Free(subscriber.held)
+        subscriber.held = NULL
+        subscriber.held_capacity = 0
+
+    cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1:
+        cdef Group group = <Group>subscription.group
+        cdef Stream stream = group.stream
+        cdef uint64_t ticket = subscription.ticket
+        subscriber.release(subscription)
+        if ticket:
+            group.leave(ticket, settle)
+        elif stream.pending is not None:
+            stream.pending = [entry for entry in stream.pending if entry[0] is not subscriber or entry[1] is not group]
+        if group.holders == 0:
+            del stream.groups[group.key]
+            if not stream.groups:
+                del self.streams[stream.name]
+                self.broker.unsubscribe(stream.name)
+        return 0
+
+    # Messages
+
+    def publish(self, str stream not None, bytes data not None):
+        """Broadcast one JSON value (its bytes, valid JSON) to a stream; raises what the broker raises."""
+        self.broker.publish(stream, data)
+
+    cpdef deliver(self, str name, bytes data):
+        """Post a message that came from the broker to this process's subscribers."""
+        cdef Stream stream = <Stream>self.streams.get(name)
+        cdef Group group
+        self.counters.broadcasts += 1
+        if stream is None:
+            return
+        for group in stream.groups.values():
+            group.post(data)
+            if not group.busy:
+                group.busy = True
+                self.busy.append(group)
+        if not self.scheduled:
+            self.scheduled = True
+            self.call_soon(self.turn)
+
+    def subscribers(self, str name not None) -> int:
+        """How many subscribers of this stream are live on this process."""
+        cdef Stream stream = <Stream>self.streams.get(name)
+        return 0 if stream is None else stream.size()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing that was posted is still to be sent."""
+        return not self.busy
+
+    def turn(self):
+        """Serve the groups that have something to send, each for a slice, until none is left or the turn is over."""
+        cdef Group group
+        cdef int64_t now = monotonic_ns()
+        cdef int64_t end = now + self.turn_ns
+        self.scheduled = False
+        try:
+            while self.busy:
+                group = self.busy.popleft()
+                group.busy = False
+                if group.step(now + self.slice_ns):
+                    group.busy = True
+                    self.busy.append(group)
+                now = monotonic_ns()
+                if now >= end:
+                    break
+        finally:
+            if self.busy:
+                self.scheduled = True
+                self.call_soon(self.turn)

@@ -1,0 +1,18 @@
+"""How messages travel between the processes that publish and those that have subscribers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Broker(Protocol):
+    """Carries messages to the hub, which has asked for them by stream.
+
+    `subscribe` is called with the first subscriber of a stream on this process, `unsubscribe` after the last. The
+    broker calls `Hub.confirmed(stream)` once every message of the stream will arrive, and `Hub.deliver(stream, data)`
+    for each, in the order in which they were published. `data` is the bytes of one JSON value.
+    """
+
+    def publish(self, stream: str, data: bytes) -> None: ...
+    def subscribe(self, stream: str) -> None: ...
+    def unsubscribe(self, stream: str) -> None: ...

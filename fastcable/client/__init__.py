@@ -1,0 +1,1 @@
+"""Clients: `fastcable.client.publish.Publisher` for Python applications, fastcable.js for browsers."""

@@ -1,0 +1,392 @@
+/*
+ * fastcable.js: subscribe to the streams of a fastcable server from a browser, a worker or Node.
+ *
+ *   import { createConsumer } from "/fastcable.js";
+ *   const consumer = createConsumer();                                  // ws(s)://this.host/cable
+ *   const scores = consumer.subscribe("scores", { received(data) { console.log(data); } });
+ *   scores.unsubscribe();
+ *
+ * Theory of operation
+ *
+ * A consumer owns at most one WebSocket and is in one of four states:
+ *
+ *   closed      no socket, none planned: nobody is subscribed, or disconnect() was called. The first subscribe(), or
+ *               connect() after a disconnect(), moves it to connecting. (When the last subscriber leaves, an open
+ *               socket is kept: the next page view of a single-page application will want it.)
+ *   connecting  the handshake is under way. Its success leads to open; its failure, or 15 s, to waiting.
+ *   open        commands may be sent. A close, or silence of more than two of the server's pings, leads to waiting.
+ *   waiting     a timer runs until the next attempt, then connecting. Delays are random between 0 and a ceiling that
+ *               doubles from 1 s to 30 s, so that the clients of a restarted server do not all return at once. The
+ *               ceiling falls back when a connection proves good (an answer or a ping), not already when it opens:
+ *               a server that accepts and at once closes must not be hammered. A page that was put away waits without
+ *               a timer until it is shown again.
+ *
+ * A stream somebody is subscribed to is a topic, shared by all its subscribers: pending or live. Nothing is queued for
+ * sending: a topic is asked for when its first member comes, if the socket is open, and all of them when it opens.
+ * Every subscribe is answered once and in order, so a topic is live when the answers due for its stream are all in;
+ * with subscribe, unsubscribe, subscribe in one burst, the first answer says nothing about the last command.
+ * To each subscriber: connected, then received and gap, then disconnected, and so on, never outside this order.
+ *
+ * Subscribing again is harmless by contract and always answered. That is the remedy for an answer that never came, and
+ * the probe for a connection that looks alive but may not be: after a sleep, a freeze, a change of network.
+ */
+
+const RETRY_BASE = 1_000;
+const RETRY_CAP = 30_000;
+const SILENCE = 75_000; // two pings of the server, 30 s apart, and some slack
+const CONNECT_TIMEOUT = 15_000; // browsers themselves wait for minutes
+const ANSWER_TIMEOUT = 10_000;
+const NAME = /^[^\x00-\x1f\x7f\p{Cs}]+$/u; // no control characters, no halves of surrogate pairs
+const OPEN = 1; // WebSocket.OPEN, which a constructor passed in need not have
+
+/** @import { Callbacks, ConsumerOptions, State } from "./fastcable.js" */
+/** @typedef {{callbacks: Callbacks, live: boolean, wasLive: boolean}} Member */
+/** @typedef {{stream: string, members: Set<Member>, live: boolean, askedAt: number}} Topic */
+
+class Consumer {
+  // Settings
+  #url;
+  #WebSocket;
+  #silence;
+  onstatechange;
+
+  // Per consumer
+  /** @type {Map<string, Topic>} */ #topics = new Map();
+  /** @type {State} */ #state = "closed";
+  /** @type {number | null} */ #retryAt = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer; // waiting: the next attempt; else the watchdog
+  #attempts = 0; // since a connection last proved good
+  #attemptedAt = 0;
+  #stopped = false; // disconnect() was called
+  #away = false; // the page is in the back/forward cache, or gone
+  /** @type {AbortController | undefined} */ #events;
+
+  // Per connection
+  /** @type {any} */ #socket = null;
+  #seen = 0; // when the last frame arrived
+  #probing = false;
+  /** @type {Map<string, number>} */ #due = new Map(); // stream -> answers yet to come
+  /** @type {ReturnType<typeof setInterval> | undefined} */ #guard;
+
+  /** @param {string | URL} url @param {ConsumerOptions} options */
+  constructor(url, { WebSocket = globalThis.WebSocket, silenceTimeout = SILENCE, onstatechange } = {}) {
+    if (!WebSocket) throw new TypeError("fastcable: no WebSocket here, pass one: createConsumer(url, { WebSocket })");
+    this.#url = absolute(url);
+    this.#WebSocket = WebSocket;
+    this.#silence = silenceTimeout;
+    this.onstatechange = onstatechange;
+  }
+
+  get url() { return this.#url; }
+  get state() { return this.#state; }
+  get retryAt() { return this.#retryAt; }
+
+  /** @param {string} stream @param {Callbacks} callbacks */
+  subscribe(stream, callbacks = {}) {
+    // The error frame for a bad name need not tell the stream, so nobody could be told of the refusal.
+    if (typeof stream !== "string" || !NAME.test(stream) || new TextEncoder().encode(stream).length > 255)
+      throw new TypeError("fastcable: a stream name is 1 to 255 bytes of text without control characters");
+    const member = { callbacks, live: false, wasLive: false };
+    const known = this.#topics.get(stream);
+    const topic = known ?? { stream, members: new Set(), live: false, askedAt: 0 };
+    topic.members.add(member);
+    // Later, so that the caller has its subscription in hand when connected() runs.
+    if (known) queueMicrotask(() => this.#join(topic, member));
+    else {
+      this.#topics.set(stream, topic);
+      this.#ask(topic);
+      if (this.#state === "closed" && !this.#stopped) this.#open();
+    }
+    return { stream, unsubscribe: () => this.#leave(topic, member) };
+  }
+
+  /** Allows connections again after disconnect(); while waiting, tries at once. */
+  connect() {
+    this.#stopped = false;
+    if (this.#state === "closed" || this.#state === "waiting") this.#open();
+  }
+
+  /** Closes the connection and stays closed until connect(). Subscriptions are kept. */
+  disconnect() {
+    this.#stopped = true;
+    this.#away = false;
+    this.#events = void this.#events?.abort();
+    this.#close(() => this.#become("closed"), false);
+  }
+
+  // Connection
+
+  #open() {
+    this.#away = false;
+    clearTimeout(this.#timer);
+    if (!this.#topics.size) return this.#become("closed");
+    this.#listen();
+    this.#attemptedAt = this.#seen = performance.now();
+    let socket;
+    try {
+      socket = this.#socket = new this.#WebSocket(this.#url);
+    } catch (error) {
+      report(error);
+      return this.#lost();
+    }
+    // A socket given up is no longer this.#socket, and what it still says is ignored: the close event of a dead
+    // connection can come minutes later.
+    socket.onopen = () => socket === this.#socket && this.#opened();
+    socket.onmessage = (/** @type {{data: any}} */ { data }) => socket === this.#socket && this.#receive(data);
+    socket.onclose = () => socket === this.#socket && this.#lost();
+    socket.onerror = () => {}; // a close event follows; without a listener Node would take it for uncaught
+    this.#watch(CONNECT_TIMEOUT);
+    this.#become("connecting");
+  }
+
+  #opened() {
+    this.#seen = performance.now();
+    this.#watch(this.#silence);
+    this.#guard = setInterval(() => this.#askAgain(), ANSWER_TIMEOUT);
+    for (const topic of this.#topics.values()) this.#ask(topic);
+    this.#become("open");
+  }
+
+  // Why it was lost is not asked: a page cannot see the status of a refused handshake, and a close code (1001 restart,
+  // 1008 policy, 1013 too slow) changes nothing about what to do next.
+  #lost() {
+    const delay = Math.random() * Math.min(RETRY_CAP, RETRY_BASE * 2 ** this.#attempts++);
+    this.#close(() => this.#wait(delay), true);
+  }
+
+  /** @param {number} delay */
+  #wait(delay) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#open(), delay);
+    this.#become("waiting", Date.now() + delay);
+  }
+
+  // next() sets the new state before anybody is told, so that disconnected() sees it.
+  /** @param {() => void} next @param {boolean} willReconnect */
+  #close(next, willReconnect) {
+    const socket = this.#socket;
+    this.#socket = null;
+    clearTimeout(this.#timer);
+    clearInterval(this.#guard);
+    this.#due.clear();
+    this.#probing = false;
+    socket?.close();
+    const topics = [...this.#topics.values()];
+    const told = topics.flatMap((topic) => [...topic.members].filter((member) => member.live));
+    for (const each of [...topics, ...told]) each.live = false;
+    next();
+    for (const member of told) call(member.callbacks, "disconnected", { willReconnect });
+  }
+
+  /**
+   * The watchdog gives the connection up when no frame arrived for `allowance` ms. Frames only stamp #seen, the timer
+   * finds out later; and time is compared, not counted, because timers of a hidden page are late or do not run at all.
+   * @param {number} allowance
+   */
+  #watch(allowance) {
+    clearTimeout(this.#timer);
+    const due = this.#seen + allowance;
+    this.#timer = setTimeout(() => {
+      const now = performance.now();
+      if (now < this.#seen + allowance) return this.#watch(allowance);
+      // A timer this late means the page was suspended: frames may wait behind it, so ask once before giving up.
+      if (now - due > 5_000 && !this.#probing) return this.#probe(allowance);
+      this.#lost();
+    }, due - performance.now());
+  }
+
+  /** @param {number} allowance */
+  #probe(allowance) {
+    this.#probing = true;
+    const [topic] = this.#topics.values();
+    if (topic) this.#ask(topic);
+    this.#seen = performance.now() - Math.max(0, allowance - ANSWER_TIMEOUT);
+    this.#watch(allowance);
+  }
+
+  /** The page is back on the screen or on the network: no need to wait any longer, no reason to trust the socket. */
+  #wake() {
+    if (this.#away) {
+      this.#open();
+    } else if (this.#state === "waiting") {
+      const soonest = Math.max(0, this.#attemptedAt + RETRY_BASE - performance.now()); // flapping is no busy loop
+      if (Date.now() + soonest < (this.#retryAt ?? 0)) this.#wait(soonest);
+    } else if (this.#state === "open" && this.#topics.size && !this.#probing) {
+      this.#probe(this.#silence);
+    }
+  }
+
+  #listen() {
+    if (this.#events || !globalThis.addEventListener) return;
+    this.#events = new AbortController();
+    const { signal } = this.#events;
+    addEventListener("online", () => this.#wake(), { signal });
+    addEventListener("pageshow", (event) => event.persisted && this.#wake(), { signal });
+    // An open WebSocket keeps a page out of the back/forward cache, or is cut off when it enters, and a frozen page
+    // would answer no pings anyway. So close before leaving, whether or not the page will be cached, and come back in
+    // pageshow; the server learns at once that nobody reads any more.
+    const leave = () => {
+      if (this.#state === "closed") return;
+      this.#away = true;
+      this.#close(() => this.#become("waiting"), true);
+    };
+    addEventListener("pagehide", leave, { signal });
+    globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.#wake(), { signal });
+  }
+
+  /** @param {State} state @param {number | null} retryAt */
+  #become(state, retryAt = null) {
+    if (state === this.#state && retryAt === this.#retryAt) return;
+    this.#state = state;
+    this.#retryAt = retryAt;
+    call(this, "onstatechange", { state, retryAt });
+  }
+
+  // Commands and frames
+
+  /** @param {{type: string, stream?: string}} command */
+  #send(command) {
+    if (this.#socket?.readyState !== OPEN) return false;
+    this.#socket.send(JSON.stringify(command));
+    return true;
+  }
+
+  /** @param {Topic} topic */
+  #ask(topic) {
+    if (!this.#send({ type: "subscribe", stream: topic.stream })) return;
+    this.#due.set(topic.stream, (this.#due.get(topic.stream) ?? 0) + 1);
+    topic.askedAt = performance.now();
+  }
+
+  #askAgain() {
+    for (const topic of this.#topics.values()) {
+      if (topic.live || performance.now() - topic.askedAt < ANSWER_TIMEOUT / 2) continue;
+      this.#due.delete(topic.stream); // what did not come until now is not waited for
+      this.#ask(topic);
+    }
+  }
+
+  /** Takes note of an answer; true if it is the one to the latest subscribe of its stream. @param {string} stream */
+  #answered(stream) {
+    const left = (this.#due.get(stream) ?? 1) - 1;
+    if (left) this.#due.set(stream, left);
+    else this.#due.delete(stream);
+    return !left;
+  }
+
+  /** @param {string} text */
+  #receive(text) {
+    this.#seen = performance.now();
+    this.#probing = false;
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      return;
+    }
+    const topic = this.#topics.get(frame?.stream);
+    // Types unknown here may come from a newer server, and are none of the application's business.
+    switch (frame?.type) {
+      case "message":
+        return this.#tell(topic, "received", frame.data);
+      case "gap":
+        return this.#tell(topic, "gap", { missed: frame.missed });
+      case "ping":
+        this.#attempts = 0;
+        this.#send({ type: "pong" });
+        return;
+      case "subscribed":
+        this.#attempts = 0;
+        if (!this.#answered(frame.stream) || !topic) return;
+        topic.live = true;
+        for (const member of topic.members) this.#join(topic, member);
+        return;
+      case "error":
+        if (frame.stream === undefined) console.warn("fastcable:", frame.reason);
+        else if (this.#answered(frame.stream) && topic) this.#reject(topic, frame.reason);
+    }
+  }
+
+  // Subscribers
+
+  /** @param {Topic | undefined} topic @param {"received" | "gap"} name @param {any} value */
+  #tell(topic, name, value) {
+    for (const member of topic?.members ?? []) if (member.live) call(member.callbacks, name, value);
+  }
+
+  /** @param {Topic} topic @param {Member} member */
+  #join(topic, member) {
+    if (member.live || !topic.live) return;
+    member.live = true;
+    const reconnected = member.wasLive;
+    member.wasLive = true;
+    call(member.callbacks, "connected", { reconnected });
+  }
+
+  /** @param {Topic} topic @param {Member} member */
+  #leave(topic, member) {
+    member.live = false;
+    member.callbacks = {}; // nothing is called any more, not even by a loop that is under way
+    if (!topic.members.delete(member) || topic.members.size) return;
+    this.#topics.delete(topic.stream);
+    topic.live = false;
+    this.#send({ type: "unsubscribe", stream: topic.stream });
+  }
+
+  /** @param {Topic} topic @param {string} reason */
+  #reject(topic, reason) {
+    this.#topics.delete(topic.stream);
+    const members = [...topic.members];
+    topic.members.clear();
+    topic.live = false;
+    for (const member of members) {
+      member.live = false;
+      if (member.callbacks.rejected) call(member.callbacks, "rejected", { reason });
+      else console.warn(`fastcable: subscription to "${topic.stream}" refused: ${reason}`);
+    }
+  }
+}
+
+/** @param {any} target @param {string} name @param {any} value */
+function call(target, name, value) {
+  try {
+    target[name]?.(value);
+  } catch (error) {
+    report(error);
+  }
+}
+
+/** Shows an error of the application as uncaught, without letting it stop anything here. @param {any} error */
+function report(error) {
+  if ("reportError" in globalThis) return reportError(error);
+  queueMicrotask(() => {
+    throw error; // Node
+  });
+}
+
+/** @param {string | URL} url */
+function absolute(url) {
+  const resolved = new URL(url, globalThis.location?.href);
+  resolved.protocol = resolved.protocol.replace("http", "ws");
+  resolved.hash = "";
+  return resolved.href;
+}
+
+/** @param {string | URL} url of the cable path, relative to the page @param {ConsumerOptions} [options] */
+export function createConsumer(url = "/cable", options = {}) {
+  return new Consumer(url, options);
+}
+
+/** @type {Map<string, Consumer>} */
+const shared = new Map();
+
+/**
+ * For a page with a stream or two: calls with the same URL share one consumer, with the options of the first call.
+ * @param {string} stream @param {Callbacks} callbacks @param {ConsumerOptions & {url?: string | URL}} [options]
+ */
+export function createCableSubscription(stream, callbacks, { url = "/cable", ...options } = {}) {
+  const key = absolute(url);
+  const consumer = shared.get(key) ?? new Consumer(key, options);
+  shared.set(key, consumer);
+  return consumer.subscribe(stream, callbacks);
+}

@@ -1,0 +1,414 @@
+"""`fastcable listen`: prints the messages of streams, one JSON line each."""
+
+# Theory of operation
+#
+# Three layers, each ignorant of the one after it:
+#   WebSocket   one connection of RFC 6455 from the client's side: bytes in, text messages out; what has to be sent
+#               (request, commands, pongs, close frames) gathers in it until it is taken. It knows no socket.
+#   Listener    what the text messages of fastcable's protocol mean: lines for stdout, notes for stderr, answers.
+#   Session     sockets, time and output: one connection after another.
+#
+# The first connection must come to a confirmed stream, else the session ends with 1: there is probably a mistake in
+# the arguments. Later a connection that is lost is made again, after a random share of a span that doubles up to 30 s,
+# so that the clients of a server that comes back do not come all at once. SIGINT and SIGTERM (128 + number) and a
+# stdout that nobody reads any more (0) end the session with a close frame.
+#
+# A connection on which nothing arrives for PATIENCE is asked with a ping of ours, which every server answers, and
+# given up after as long again. At the server's usual settings its own pings come earlier.
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import os
+import random
+import select
+import signal
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Self
+from urllib.parse import urlsplit
+
+import orjson
+
+from fastcable._frames import CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
+from fastcable.log import escape
+
+CONNECT_TIMEOUT = 10.0
+PATIENCE = 37.5  # twice this, 75 s, is more than two of the server's 30 s pings
+GOODBYE_TIMEOUT = 1.0
+MAX_DELAY = 30.0
+STEADY = 30.0  # a connection that held this long starts the delays afresh
+READ_LIMIT = 64 * 1024  # of the answer's head too
+MAX_REFUSAL = 4096
+STDOUT = 1
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # in JSON, raw line ends are white space between tokens only
+_MESSAGE = b'{"type":"message","stream":'  # the server's form is exact: this key order, no white space
+_PONG = b'{"type":"pong"}'
+
+
+class Lost(Exception):
+    """The connection could not be made, was refused or ended: why."""
+
+
+class Unwritable(Exception):
+    """stdout takes no more. BrokenPipeError is the usual reason: whoever read it has enough."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A WebSocket URL (RFC 6455 §3), taken apart."""
+
+    url: str
+    secure: bool
+    host: str
+    port: int
+    authority: str
+    resource: str
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Raises ValueError."""
+        parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not hold a user name or password")
+        if (parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment
+                or not url.isascii() or not url.isprintable() or " " in url):
+            raise ValueError(f"expected ws://HOST:PORT/PATH, got {escape(url)!r}")
+        secure = parts.scheme == "wss"
+        resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(url, secure, parts.hostname, parts.port or (443 if secure else 80), parts.netloc, resource)
+
+
+class WebSocket:
+    """The client's side of one connection. `ended` says why it is over, and is empty until then."""
+
+    def __init__(self, target: Target) -> None:
+        self._key = base64.b64encode(os.urandom(16))
+        self._parser = FrameParser(0, 0, masked=False)
+        self._outgoing = [
+            f"GET {target.resource} HTTP/1.1\r\nHost: {target.authority}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {self._key.decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        ]
+        self.ended = ""
+
+    def outgoing(self) -> bytes:
+        taken = b"".join(self._outgoing)
+        self._outgoing.clear()
+        return taken
+
+    def accept(self, headers: dict[str, str]) -> None:
+        """Check the headers of the server's 101 (RFC 6455 §4.1). Raises `Lost`."""
+        upgrade, connection = headers.get("upgrade", "").lower(), headers.get("connection", "").lower()
+        if upgrade != "websocket" or "upgrade" not in map(str.strip, connection.split(",")):
+            raise Lost("the server did not upgrade to WebSocket")
+        expected = base64.b64encode(hashlib.sha1(self._key + _GUID).digest()).decode()
+        if headers.get("sec-websocket-accept") != expected:
+            raise Lost("the server's Sec-WebSocket-Accept is missing or wrong")
+        if "sec-websocket-extensions" in headers or "sec-websocket-protocol" in headers:
+            raise Lost("the server chose an extension or a subprotocol that was not offered")
+
+    def receive(self, data: bytes) -> Iterator[bytes]:
+        """Text messages; pings are answered on the way."""
+        self._parser.feed(data)
+        while (event := self._parser.next()) != NEED_DATA:
+            if event == TEXT:
+                yield self._parser.payload
+            elif event == PING:
+                self._outgoing.append(encode_frame(PONG, self._parser.payload, os.urandom(4)))
+            elif event in (CLOSE, FAILED):
+                code, reason = self._parser.code, self._parser.reason
+                self._outgoing.append(encode_close(code, "", os.urandom(4)))
+                self.ended = f"closed by the server with {code} {escape(reason)}".strip()
+                if event == FAILED:
+                    self.ended = f"the server broke the protocol: {reason}"
+                return
+
+    def send(self, text: bytes) -> None:
+        self._outgoing.append(encode_frame(TEXT, text, os.urandom(4)))
+
+    def ping(self) -> None:
+        self._outgoing.append(encode_frame(PING, b"", os.urandom(4)))
+
+    def close(self) -> None:
+        self._outgoing.append(encode_close(1000, "", os.urandom(4)))
+
+
+class Listener:
+    """Understands the server's messages on one connection. `lines` are for stdout, `notes` for stderr."""
+
+    def __init__(self, streams: Sequence[str]) -> None:
+        self._streams = streams
+        self._confirmed = self._refused = 0
+        self.lines: list[bytes] = []
+        self.notes: list[str] = []
+
+    @property
+    def listening(self) -> bool:
+        return self._confirmed > 0
+
+    @property
+    def hopeless(self) -> bool:
+        return self._refused >= len(self._streams) and not self._confirmed
+
+    def commands(self) -> Iterator[bytes]:
+        for stream in self._streams:
+            yield b'{"type":"subscribe","stream":' + orjson.dumps(stream) + b"}"
+
+    def take(self, text: bytes) -> bytes | None:
+        """Understand one message; returns the answer to it where it wants one."""
+        if text.startswith(_MESSAGE):
+            self.lines.append(b'{"stream":' + text[len(_MESSAGE) :].translate(_ONE_LINE) + b"\n")
+            return None
+        try:
+            content = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            content = None
+        match content:
+            case {"type": "ping"}:
+                return b'{"type":"pong"}'
+            case {"type": "subscribed"}:
+                self._confirmed += 1
+                self._note_start()
+            case {"type": "gap", "stream": str(stream), "missed": int(missed)}:
+                self.notes.append(f"gap: {missed} messages of {escape(stream)} were missed")
+            case {"type": "error", "reason": str(reason), **others}:
+                about = f" (stream {escape(str(others['stream']))})" if "stream" in others else ""
+                self.notes.append(f"error: {escape(reason)}{about}")
+                self._refused += 1
+                self._note_start()
+            case _:
+                self.notes.append(f"not understood: {escape(text)}")
+        return None
+
+    def _note_start(self) -> None:
+        """Each subscribe command has one answer, `subscribed` or `error`."""
+        if self._confirmed and self._confirmed + self._refused == len(self._streams):
+            one = len(self._streams) == 1
+            self.notes.append(f"listening to {escape(self._streams[0]) if one else f'{self._confirmed} streams'}")
+
+
+class Session:
+    """Connections to `target`, one after another."""
+
+    def __init__(self, streams: Sequence[str], target: Target) -> None:
+        self._streams = list(dict.fromkeys(streams))
+        self._target = target
+        self._settled = False
+        self._stdout = select.poll()
+        self._stdout.register(STDOUT, select.POLLOUT)
+
+    async def run(self) -> int:
+        """Listen until the first connection fails (returns 1) or an exception, `Unwritable` or CancelledError."""
+        clock = asyncio.get_running_loop().time
+        losses = 0
+        while True:
+            started = clock()
+            try:
+                await self._connect()
+            except Lost as loss:
+                if not self._settled:
+                    note(f"{self._target.url}: {loss}")
+                    return 1
+                losses = 0 if clock() - started > STEADY else losses + 1
+                delay = random.uniform(0, min(MAX_DELAY, 2.0 ** min(losses, 10)))
+                note(f"{self._target.url}: {loss}; trying again in {delay:.1f} s")
+                await asyncio.sleep(delay)
+
+    async def _connect(self) -> NoReturn:
+        """One connection, to its end. Raises `Lost`, `Unwritable` or CancelledError."""
+        target = self._target
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                reader, writer = await asyncio.open_connection(
+                    target.host, target.port, ssl=target.secure or None, limit=READ_LIMIT)
+        except TimeoutError:
+            raise Lost(f"no connection within {CONNECT_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise Lost(reason(error)) from None
+        websocket = WebSocket(target)
+        try:
+            await handshake(websocket, reader, writer)
+            try:
+                await self._listen(websocket, reader, writer)
+            except (asyncio.CancelledError, Unwritable):
+                await goodbye(websocket, reader, writer)
+                raise
+        except OSError as error:
+            raise Lost(f"connection lost ({reason(error)})") from None
+        finally:
+            writer.close()
+
+    async def _listen(
+        self, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> NoReturn:
+        listener = Listener(self._streams)
+        for command in listener.commands():
+            websocket.send(command)
+        asked = False
+        while True:
+            writer.write(websocket.outgoing())
+            if websocket.ended:
+                raise Lost(websocket.ended)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await writer.drain()
+                    data = await reader.read(READ_LIMIT)
+            except TimeoutError:
+                if asked:
+                    raise Lost(f"nothing came for {2 * PATIENCE:g} s") from None
+                asked = True
+                websocket.ping()
+                continue
+            if not data:
+                raise Lost("connection lost")
+            asked = False
+            for text in websocket.receive(data):
+                answer = listener.take(text)
+                if answer:
+                    websocket.send(answer)
+            await self._put_out(listener)
+            self._settled = self._settled or listener.listening
+            if listener.hopeless:
+                raise Lost("every stream was refused")
+
+    async def _put_out(self, listener: Listener) -> None:
+        """Write lines and notes. Waits for a slow reader of stdout, so that the server sees a slow client."""
+        for text in listener.notes:
+            note(text)
+        lines = b"".join(listener.lines)
+        listener.notes.clear()
+        listener.lines.clear()
+        for start in range(0, len(lines), select.PIPE_BUF):
+            if not self._stdout.poll(0):
+                await writable(STDOUT)
+            try:
+                os.write(STDOUT, lines[start : start + select.PIPE_BUF])  # a pipe takes as much whole, or nothing
+            except OSError as error:
+                raise Unwritable(error) from None
+
+
+async def handshake(websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Raises `Lost`, with the status and the error text of a server that refuses."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            writer.write(websocket.outgoing())
+            status, phrase, headers = parse_head(await reader.readuntil(b"\r\n\r\n"))
+            if status != 101:
+                raise Lost(f"refused with {status} {await refusal(reader, headers) or escape(phrase)}")
+    except TimeoutError:
+        raise Lost(f"no answer within {CONNECT_TIMEOUT:g} s") from None
+    except asyncio.IncompleteReadError:
+        raise Lost("the connection was closed without an answer") from None
+    except asyncio.LimitOverrunError:
+        raise Lost("the answer is too long") from None
+    websocket.accept(headers)
+
+
+def parse_head(head: bytes) -> tuple[int, str, dict[str, str]]:
+    """Status, reason phrase and headers, names in lower case, of an HTTP response. Raises `Lost`."""
+    first, *fields = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    version, _, rest = first.partition(" ")
+    status, _, phrase = rest.partition(" ")
+    if version not in ("HTTP/1.1", "HTTP/1.0") or not (status.isdecimal() and len(status) == 3):
+        raise Lost("the answer is not HTTP")
+    headers: dict[str, str] = {}
+    for name, _, value in (field.partition(":") for field in fields):
+        known = headers.get(name.lower())
+        headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
+    return int(status), phrase, headers
+
+
+async def refusal(reader: asyncio.StreamReader, headers: dict[str, str]) -> str:
+    """The error text of a refusal's JSON body; empty where there is none."""
+    length = headers.get("content-length", "")
+    try:
+        known = length.isdecimal() and len(length) < 10
+        body = await reader.readexactly(min(int(length), MAX_REFUSAL) if known else MAX_REFUSAL)
+        return escape(str(orjson.loads(body)["error"]))
+    except (asyncio.IncompleteReadError, orjson.JSONDecodeError, TypeError, KeyError):
+        return ""
+
+
+async def goodbye(websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close properly: our close frame, and the peer's within a short time."""
+    websocket.close()
+    writer.write(websocket.outgoing())
+    with contextlib.suppress(OSError):  # TimeoutError is one too
+        async with asyncio.timeout(GOODBYE_TIMEOUT):
+            while not websocket.ended and (data := await reader.read(READ_LIMIT)):
+                for _ in websocket.receive(data):
+                    pass
+
+
+async def writable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(descriptor, ready.set_result, None)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(descriptor)
+
+
+def reason(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return (error.strerror or str(error)).lower()
+
+
+def note(text: str) -> None:
+    with contextlib.suppress(OSError):  # a closed stderr is no reason to stop
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def run(streams: Sequence[str], target: Target) -> int:
+    """Print the messages of `streams` on stdout until something ends it; returns the exit code."""
+    if sys.stdout is None:  # then descriptor 1 would become our connection
+        note("stdout is closed")
+        return 1
+    return asyncio.run(_run(Session(streams, target)))
+
+
+async def _run(session: Session) -> int:
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(session.run())
+    exit_code = 0
+
+    def interrupted(number: int) -> None:
+        nonlocal exit_code
+        exit_code = 128 + number
+        loop.remove_signal_handler(number)  # a second one ends it at once
+        running.cancel()
+
+    def unread() -> None:
+        loop.remove_reader(STDOUT)
+        running.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted, number)
+    if stat.S_ISFIFO(os.fstat(STDOUT).st_mode):
+        loop.add_reader(STDOUT, unread)  # the writing end counts as readable once the reading end is closed
+    try:
+        return await running
+    except asyncio.CancelledError:
+        return exit_code
+    except Unwritable as unwritable:
+        if isinstance(unwritable.error, BrokenPipeError):
+            return 0
+        note(f"stdout: {reason(unwritable.error)}")
+        return 1
+    finally:
+        loop.remove_reader(STDOUT)

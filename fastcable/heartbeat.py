@@ -1,0 +1,54 @@
+"""One clock for all connections: the beats of the cable, and the queues of deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from fastcable._heartbeat import Heartbeat
+from fastcable.deadlines import Deadlines
+from fastcable.settings import Settings
+
+LONGEST_BEAT = 0.5  # seconds
+
+
+def beat_seconds(settings: Settings) -> float:
+    """How long a beat is: at most half a second and a quarter of the shortest allowance, and a whole number of beats
+    to a ping interval."""
+    allowances = (
+        settings.ping_interval, settings.idle_timeout, settings.write_timeout, settings.handshake_timeout,
+        settings.keepalive_timeout, settings.close_timeout,
+    )
+    beat = max(min([LONGEST_BEAT, *(seconds / 4 for seconds in allowances if seconds)]), 0.01)
+    return settings.ping_interval / math.ceil(settings.ping_interval / beat) if settings.ping_interval else beat
+
+
+class Clock:
+    """Calls `Heartbeat.beat` at even intervals, and tells who waits in `queues` when its deadline has passed."""
+
+    __slots__ = ("_handle", "_heartbeat", "_loop", "_next", "_queues")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, heartbeat: Heartbeat, queues: Sequence[Deadlines]) -> None:
+        self._loop = loop
+        self._heartbeat = heartbeat
+        self._queues = queues
+        self._next = loop.time()
+        self._schedule()
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    def _schedule(self) -> None:
+        self._next += self._heartbeat.seconds
+        self._handle = self._loop.call_at(self._next, self._beat)
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        # Beats that were missed while the process was stopped or the machine slept are not made up for.
+        self._next = max(self._next, now - self._heartbeat.seconds)
+        self._schedule()
+        self._heartbeat.beat()
+        for queue in self._queues:
+            for item in queue.expired(now):
+                item.deadline_passed(queue)

@@ -1,0 +1,109 @@
+"""The sockets to listen on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+from fastcable.settings import Settings, split_address
+
+
+class CannotListen(Exception):
+    """One line for the user: which address, and what is wrong with it."""
+
+
+def open_sockets(settings: Settings) -> list[socket.socket]:
+    """Bound sockets for the cable: a Unix socket, or one for each address of `host`. Raises `CannotListen`."""
+    if settings.uds:
+        return [_bind(socket.AF_UNIX, settings.uds, settings)]
+    return _open_hosts(settings.host, settings.port, settings)
+
+
+def open_broadcast_sockets(settings: Settings) -> list[socket.socket]:
+    """Bound sockets for a broadcast endpoint of its own; none when it has none."""
+    if not settings.broadcast_listen:
+        return []
+    host, port = split_address(settings.broadcast_listen)
+    return _open_hosts((host,), port, settings)
+
+
+def name(sock: socket.socket) -> str:
+    """How a person writes the address of a socket: `http://127.0.0.1:3000`, `http://[::1]:3000`, `unix:/run/x`."""
+    address = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{address}"
+    host = f"[{address[0]}]" if sock.family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def _open_hosts(hosts: tuple[str, ...], port: int, settings: Settings) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            for family, address in _resolve(host, port):
+                if port == 0 and sockets:
+                    address = (address[0], sockets[0].getsockname()[1], *address[2:])
+                try:
+                    sockets.append(_bind(family, address, settings))
+                except CannotListen as error:
+                    # A machine without IPv6 has no ::1, but localhost all the same.
+                    missing = isinstance(error.__cause__, OSError) and error.__cause__.errno in (
+                        errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+                    if not (host == "localhost" and family == socket.AF_INET6 and missing and sockets):
+                        raise
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int] | tuple[str, int, int, int]]]:
+    if host == "localhost":
+        return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host}: {error.strerror}") from error
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))  # type: ignore[misc]
+
+
+def _bind(family: int, address: str | tuple[str, int] | tuple[str, int, int, int], settings: Settings) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {_shown(address)}: {error.strerror}") from error
+    try:
+        if isinstance(address, str):
+            _remove_stale(address)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if settings.send_buffer:
+            # Inherited by each connection. Left to itself the kernel takes megabytes for a peer that stopped reading.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        what = "already in use" if error.errno == errno.EADDRINUSE else error.strerror
+        raise CannotListen(f"cannot listen on {_shown(address)}: {what}") from error
+    return sock
+
+
+def _shown(address: str | tuple[str, int] | tuple[str, int, int, int]) -> str:
+    return address if isinstance(address, str) else f"{address[0]} port {address[1]}"
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a server that was killed; one that answers stays, and binding fails."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
