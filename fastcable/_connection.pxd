@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastcable._frames cimport FrameParser
@@ -82,6 +83,7 @@ cdef enum State:
     LOST
 
 
+@cython.no_gc
 cdef class Connection(Subscriber):
     cdef Peer peer
     cdef readonly Cable cable

@@ -35,4 +35,4 @@ cdef class WebSocketGroup(Group):
     cdef Py_ssize_t stop
 
     cdef int seal(self) except -1
-    cdef int settle(self, Py_ssize_t index, Chunk chunk) except -1
+    cdef int settle(self, Py_ssize_t index, Chunk chunk, bint wanted) except -1

@@ -184,20 +184,24 @@ cdef class WebSocketGroup(Group):
         cdef Py_ssize_t index = self.members.find(ticket)
         cdef Chunk chunk
         self.seal()
+        if self.chunk is not None and self.position <= index < self.stop:
+            self.settle(index, self.chunk, settle)
+        for chunk in self.sealed or ():
+            if ticket < chunk.limit:
+                self.settle(index, chunk, settle)
         if settle:
-            if self.chunk is not None and self.position <= index < self.stop:
-                self.settle(index, self.chunk)
-            for chunk in self.sealed or ():
-                if ticket < chunk.limit:
-                    self.settle(index, chunk)
             (<Connection>self.members.items[index].peer.connection).left(self)
         self.members.remove(index)
         if self.chunk is None:
             self.members.compact()
         return 0
 
-    cdef int settle(self, Py_ssize_t index, Chunk chunk) except -1:
-        self.members.send(chunk, self, index, index + 1, 0)
+    cdef int settle(self, Py_ssize_t index, Chunk chunk, bint wanted) except -1:
+        """Send a chunk to a member that leaves before its turn came, or count it as dropped."""
+        if wanted:
+            self.members.send(chunk, self, index, index + 1, 0)
+        else:
+            self.counters.drops += chunk.count
         return 0
 
     cdef int post(self, bytes data) except -1:
@@ -255,7 +259,9 @@ cdef class WebSocketGroup(Group):
                 self.chunk = self.sealed.popleft()
                 self.position = 0
                 self.stop = self.members.find(self.chunk.limit)
-            self.position = self.members.send(self.chunk, self, self.position, self.stop, until)
+            # The one member that may leave meanwhile, closed for being slow, has been dealt with.
+            position, self.position = self.position, self.stop
+            self.position = self.members.send(self.chunk, self, position, self.stop, until)
             if self.position >= self.stop:
                 self.chunk = None
                 self.members.compact()

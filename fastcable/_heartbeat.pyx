@@ -22,6 +22,20 @@ from fastcable._connection cimport Cable, Chunk, Connection, Peer
 from fastcable._fanout cimport Members
 from fastcable._frames cimport PING, TEXT, encode_frame
 
+cdef extern from *:
+    """
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #else
+    #define malloc_trim(pad) 0
+    #endif
+    """
+    int malloc_trim(size_t pad)
+
+cdef enum:
+    # Connections that have to be gone before their memory is worth giving back: a megabyte and more.
+    CROWD = 1000
+
 
 cdef class Heartbeat:
     """The beats of one cable: call `beat` every `seconds`.
@@ -39,6 +53,8 @@ cdef class Heartbeat:
     cdef uint32_t next_phase
     cdef uint32_t idle_beats
     cdef uint32_t write_beats
+    cdef Py_ssize_t most  # connections since memory was given back
+    cdef Py_ssize_t last  # connections at the beat before
 
     def __init__(self, Cable cable not None, bytes ping not None, double seconds, settings):
         slots = max(round(settings.ping_interval / seconds), 2) if settings.ping_interval else 0
@@ -85,6 +101,18 @@ cdef class Heartbeat:
             self.close_idle(now)
         if self.write_beats and self.cable.blocked:
             self.cut_off_stalled()
+        self.give_back_memory()
+
+    cdef int give_back_memory(self) except -1:
+        """The C library keeps freed memory in its heap unless it is asked to part with it: after a crowd has left."""
+        cdef Py_ssize_t connections = self.cable.connections
+        if connections > self.most:
+            self.most = connections
+        elif self.most - connections > max(connections, CROWD) and connections >= self.last:
+            malloc_trim(0)
+            self.most = connections
+        self.last = connections
+        return 0
 
     cdef int probe(self, Members slot, uint32_t pinged) except -1:
         """Send a WebSocket ping to those who were not heard since the beat of their last ping."""
@@ -108,5 +136,5 @@ cdef class Heartbeat:
         for connection in list(self.cable.blocked):
             if connection.stalled(self.write_beats):
                 self.cable.hub.counters.slow_closes += 1
-                connection.abort()
+                connection.reset()
         return 0

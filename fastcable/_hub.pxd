@@ -1,4 +1,5 @@
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+cimport cython
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 
 cdef struct Subscription:
@@ -14,12 +15,13 @@ cdef class Counters:
     cdef public uint64_t slow_closes
 
 
+@cython.no_gc
 cdef class Subscriber:
     cdef readonly object dialect
     cdef Subscription* held
     cdef uint16_t held_count
     cdef uint16_t held_capacity
-    cdef public uint16_t errors
+    cdef public uint32_t errors
 
     cdef Subscription* find(self, Group group) noexcept
     cdef int hold(self, Group group, uint64_t ticket) except -1

@@ -73,8 +73,6 @@ cdef class Subscriber:
         cdef int capacity
         cdef Subscription* held
         if self.held_count == self.held_capacity:
-            if self.held_capacity == 0xffff:
-                raise MemoryError("too many subscriptions")
             # One subscription is the usual number, and then 16 bytes are all it takes.
             capacity = min(self.held_capacity * 2, 0xffff) if self.held_capacity else 1
             held = <Subscription*>PyMem_Realloc(self.held, capacity * sizeof(Subscription))
@@ -150,7 +148,8 @@ cdef class Hub:
         self.counters = Counters()
         self.broker = None
         self.call_soon = call_soon
-        self.max_subscriptions = max_subscriptions
+        # More than `Subscriber.held_count` can count are a limit, too.
+        self.max_subscriptions = min(max_subscriptions or 0xffff, 0xffff)
         self.busy = deque()
         self.scheduled = False
         # A slice is short, so that small streams pass large ones; a turn is what the loop may be held for altogether.
@@ -171,7 +170,7 @@ cdef class Hub:
         if group is not None and subscriber.find(group) is not NULL:
             self.confirm(stream, group, subscriber)
             return True
-        if self.max_subscriptions and subscriber.held_count >= self.max_subscriptions:
+        if subscriber.held_count >= self.max_subscriptions:
             return False
         if group is None:
             group = <Group?>subscriber.dialect.open_group(name, key)

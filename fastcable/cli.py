@@ -10,10 +10,11 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fastcable import __version__
-from fastcable.settings import OPTIONS, Loaded, Seconds, Settings, SettingsError, did_you_mean, load
+from fastcable.configuration import Loaded, load
+from fastcable.options import Seconds, did_you_mean
+from fastcable.settings import OPTIONS, Settings, SettingsError
 
 PUBLISH_URL = f"http://127.0.0.1:{Settings().port}{Settings().broadcast_path}"
 LISTEN_URL = f"ws://127.0.0.1:{Settings().port}{Settings().cable_path}"
@@ -238,7 +239,7 @@ def _load(parsed: Arguments) -> Loaded:
     config = parsed.values.get("--config")
     if config == "":
         raise UsageError("--config: must not be empty")
-    return load(flags, os.environ, Path(config) if config else None)
+    return load(flags, os.environ, config or None)
 
 
 def effective(loaded: Loaded) -> str:

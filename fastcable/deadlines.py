@@ -35,7 +35,8 @@ class Deadlines:
     def add(self, item: Waiting, now: float) -> None:
         """Give `item` the whole allowance from `now` (monotonic seconds), also when it waits here already."""
         if self.seconds:
-            self.discard(item)
+            if self._deadlines.pop(item, None) is not None:
+                self._holes += 1
             self._deadlines[item] = now + self.seconds
 
     def discard(self, item: Waiting) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fastcable.settings import Settings
 
 _CLIENT = os.path.join(os.path.dirname(__file__), "client")
-_JAVASCRIPT = b"Content-Type: text/javascript; charset=utf-8\r\n"
+# A page of another origin may import the module, as the application's pages will in development.
+_JAVASCRIPT = b"Content-Type: text/javascript; charset=utf-8\r\nAccess-Control-Allow-Origin: *\r\n"
 _HTML = (
     b"Content-Type: text/html; charset=utf-8\r\n"
     b"Content-Security-Policy: default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -62,7 +63,11 @@ class Peer(Protocol):
 
 
 class Refused(Exception):
-    """A body that is not a broadcast; the message says why."""
+    """A body that is not taken as a broadcast: why, and the status to say so with."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Endpoints:
@@ -128,7 +133,7 @@ class Endpoints:
         return _NO_KEY
 
     def publish(self, body: bytes) -> Response:
-        """Accept a broadcast or a batch of them as a whole, or refuse it with 400."""
+        """Accept a broadcast or a batch of them as a whole, or refuse it."""
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as problem:
@@ -148,13 +153,13 @@ class Endpoints:
             else:
                 raise Refused("body must be an object with stream and data, or an array of such objects")
         except Refused as problem:
-            return error(400, str(problem))
+            return error(problem.status, str(problem))
         return _published(subscribers)
 
     def _check_batch(self, items: list[object]) -> None:
         limit = self._settings.max_batch
         if 0 < limit < len(items):
-            raise Refused(f"a batch has at most max_batch ({limit}) messages, not {len(items)}")
+            raise Refused(f"a batch has at most max_batch ({limit}) messages, not {len(items)}", 413)
         for index, item in enumerate(items):
             try:
                 _check(item)
@@ -194,9 +199,10 @@ def _check_local(request: Request, peer: Peer) -> Response | None:
     """Who may publish without a key: not a proxy or a page that merely connects from this machine."""
     if not peer.is_loopback():
         return _NOT_LOCAL
-    for name in request.fields:
-        if name.startswith(b"x-forwarded-") or name == b"forwarded":
-            return _FORWARDED
+    if b"forwarded" in b"\n".join(request.fields) and any(
+        name == b"forwarded" or name.startswith(b"x-forwarded-") for name in request.fields
+    ):
+        return _FORWARDED
     if b"origin" in request.fields:
         for value in request.values(b"origin"):
             origin = parse_origin(value)

@@ -45,8 +45,9 @@ class Clock:
 
     def _beat(self) -> None:
         now = self._loop.time()
-        # Beats that were missed while the process was stopped or the machine slept are not made up for.
-        self._next = max(self._next, now - self._heartbeat.seconds)
+        if now - self._next >= self._heartbeat.seconds:
+            # Beats that were missed while the process was stopped or the machine slept are not made up for.
+            self._next = now
         self._schedule()
         self._heartbeat.beat()
         for queue in self._queues:

@@ -144,11 +144,6 @@ class HttpProtocol(asyncio.Protocol):
         if self._state is not CLOSED:
             self._transport.abort()
 
-    def abort(self) -> None:
-        """Cut the connection off, whatever is on the way."""
-        if self._state is not CLOSED:
-            self._transport.abort()
-
     # What the endpoints call
 
     def is_loopback(self) -> bool:
@@ -168,7 +163,9 @@ class HttpProtocol(asyncio.Protocol):
         self._wait(self._site.handshakes)
 
     def data_received(self, data: bytes) -> None:
-        if self._unread or self._blocked:
+        if self._state is LINGER:
+            return
+        if self._unread or self._blocked:  # a loop may hand over what it had read before reading was paused
             self._unread += data
         else:
             self._advance(data)
@@ -256,28 +253,31 @@ class HttpProtocol(asyncio.Protocol):
             logger.exception("a request failed")
             answer = _FAILED
         if answer is None:
-            return self._begin_body(request, data, end)
+            length = request.length
+            if length is None or length > len(data) - end:
+                self._begin_body(request, waiting=end == len(data))
+                return end
+            self._publish(request, data[end : end + length], close=False)
+            return end + length
         if isinstance(answer, Accept):
             self._upgrade(request, answer, data[end:])
             return len(data)
         self._answer(request, answer, close=request.length != 0)
         return end
 
-    def _begin_body(self, request: Request, data: bytes, at: int) -> int:
-        length = request.length
-        if length is not None and length <= len(data) - at:
-            self._publish(request, data[at : at + length], close=False)
-            return at + length
+    def _begin_body(self, request: Request, *, waiting: bool) -> None:
+        """Prepare for a body that has not come whole; `waiting`: nothing of it has come."""
         settings = self._site.settings
         self._state = BODY
         self._request = request
         self._body = (
-            bytearray() if length is not None else ChunkedBody(settings.max_broadcast_size, settings.max_header_bytes)
+            ChunkedBody(settings.max_broadcast_size, settings.max_header_bytes)
+            if request.length is None
+            else bytearray()
         )
         self._wait(self._site.handshakes)
-        if request.expects_continue and at == len(data):
+        if waiting and request.expects_continue:
             self._write(CONTINUE)
-        return at
 
     def _read_body(self, data: bytes, at: int) -> int:
         request, body = self._request, self._body

@@ -8,7 +8,8 @@ import os
 import socket
 import stat
 
-from fastcable.settings import Settings, split_address
+from fastcable.options import split_address
+from fastcable.settings import Settings
 
 
 class CannotListen(Exception):
@@ -87,6 +88,8 @@ def _bind(family: int, address: str | tuple[str, int] | tuple[str, int, int, int
             # Inherited by each connection. Left to itself the kernel takes megabytes for a peer that stopped reading.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
         sock.bind(address)
+        # Already here, because SO_REUSEADDR lets two bind to an address as long as neither listens.
+        sock.listen(settings.backlog)
     except OSError as error:
         sock.close()
         what = "already in use" if error.errno == errno.EADDRINUSE else error.strerror

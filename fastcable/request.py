@@ -201,7 +201,7 @@ class HeadParser:
         self.method = self._parser.get_method()
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def parse_head(head: bytes, max_bytes: int, max_headers: int) -> Request:
     """Read a whole head of the kind that comes again and again: publishers send the same but for Content-Length.
 

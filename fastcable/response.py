@@ -56,8 +56,8 @@ class Response:
             return self._plain
         encoded = b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
             _STATUS_LINES[self.status],
+            connection,  # first: some clients look at one Connection header only, and a 426 has another
             self.headers,
-            connection,
             len(self.content),
             self.content if body and self.status != 304 else b"",
         )

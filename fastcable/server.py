@@ -133,10 +133,10 @@ class Server:
         self._clock = Clock(self.loop, self.heartbeat, self._queues)
         self._report()
         logger.info(
-            "fastcable %s listens on %s: WebSockets (at most %d) on %s, broadcasts on %s",
-            __version__, ", ".join(dict.fromkeys(listeners.name(sock) for sock in self.sockets)),
+            "fastcable %s listens on %s: WebSockets (at most %d) on %s, broadcasts on %s%s",
+            __version__, ", ".join(listeners.name(sock) for sock in self.sockets),
             self.max_connections, self.settings.cable_path,
-            self.settings.broadcast_path if not own else f"{self.settings.broadcast_listen}{self.settings.broadcast_path}",
+            self.settings.broadcast_listen or "", self.settings.broadcast_path,
         )
 
     async def _listen(self, sockets: Sequence[socket.socket], endpoints: Endpoints) -> None:
@@ -196,7 +196,7 @@ class Server:
         self._listening, self.sockets = [], []
 
     def _report(self) -> None:
-        """Say now and then what slow clients lost."""
+        """Now and then say what slow clients lost."""
         counters = self.hub.counters
         drops, closes = counters.drops - self._reported[0], counters.slow_closes - self._reported[1]
         if drops or closes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any, Self, TypeVar
 
 import uvloop
 
+from fastcable._connection import Connection
 from fastcable.server import Server
 from fastcable.settings import Settings
 
@@ -99,7 +101,7 @@ class LocalServer:
         """Wait until a condition, looked at in the server's thread in each turn of its loop, is true."""
 
         async def wait() -> None:
-            while not condition():
+            while not condition():  # noqa: ASYNC110 (nobody tells of these)
                 await asyncio.sleep(0.001)
 
         self.run(wait())
@@ -108,6 +110,32 @@ class LocalServer:
         """Let so much time pass for connections (of a server that is not ticking)."""
         for _ in range(round(seconds / self.server.heartbeat.seconds)):
             self.call(self.server.heartbeat.beat)
+
+    def expire(self, now: float) -> None:
+        """Tell the deadlines that it is `now` (of a server that is not ticking)."""
+
+        def expire() -> None:
+            for queue in self.server._queues:
+                for item in queue.expired(now):
+                    item.deadline_passed(queue)
+
+        self.call(expire)
+
+    def connection(self) -> Connection:
+        """The server's side of the one open connection."""
+        (connection,) = self.call(self.server.cable.oldest, 2)
+        return connection
+
+    def wait_for_connections(self, count: int) -> None:
+        """Wait until there are exactly so many WebSocket connections, and nothing is left of others."""
+        self.wait_until(lambda: self.server.cable.connections == count and not self.server.requests)
+
+    def stall(self, stream: str, size: int = 1 << 20) -> None:
+        """Fill the socket of the one connection, which is subscribed to `stream`, with one message larger than the
+        kernel's buffers (the client needs a `receive_buffer`): everything else waits in the outbox until it is read."""
+        self.publish(stream, "x" * size)
+        connection = self.connection()
+        self.wait_until(lambda: self.server.hub.idle and connection.outbox is not None)
 
     def publish(self, stream: str, data: object) -> None:
         """Broadcast from within; delivered in the next turn of the loop."""
@@ -125,12 +153,21 @@ class LocalServer:
         return client
 
 
-class ServerProcess:
-    """`fastcable serve` as a process of its own; `line` is its start line."""
+Serve = Callable[..., LocalServer]
+"""The fixture `serve`."""
 
-    def __init__(self, *arguments: str, port: int = 0, env: Mapping[str, str] | None = None) -> None:
+
+class ServerProcess:
+    """`fastcable serve` as a process of its own; `line` is its start line. `ulimit` is given to the shell's command of
+    that name before."""
+
+    def __init__(
+        self, *arguments: str, port: int = 0, env: Mapping[str, str] | None = None, ulimit: str = ""
+    ) -> None:
+        shell = ["sh", "-c", f'ulimit {ulimit} && exec "$@"', "sh"] if ulimit else []
+        serve = [sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", str(port)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", str(port), *arguments],
+            [*shell, *serve, *arguments],
             stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})},
         )
         self.log: list[str] = []
@@ -181,12 +218,16 @@ class ServerProcess:
         return client
 
 
-def post(port: int, body: object, **headers: str) -> tuple[int, Any]:
+Spawn = Callable[..., ServerProcess]
+"""The fixture `spawn`."""
+
+
+def post(port: int, body: object, path: str = "/_broadcast", **headers: str) -> tuple[int, Any]:
     """POST to /_broadcast; status and decoded answer. `body` as it is if bytes, else as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request("POST", "/_broadcast", data, {"Content-Type": "application/json", **headers})
+        connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -196,13 +237,17 @@ def post(port: int, body: object, **headers: str) -> tuple[int, Any]:
 class Client:
     """A WebSocket client on a blocking socket that sends what it is told, right or wrong, and reads when told."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        self.socket = socket.socket()
+    def __init__(self, port: int | str, *, receive_buffer: int | None = None) -> None:
+        """`port` of 127.0.0.1, or the path of a Unix socket."""
+        self.socket = socket.socket(socket.AF_UNIX if isinstance(port, str) else socket.AF_INET)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(port, str):
+            self.socket.connect(port)
+        else:
+            self.socket.connect(("127.0.0.1", port))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
     def __enter__(self) -> Self:
@@ -285,6 +330,18 @@ class Client:
         assert opcode == CLOSE, (opcode, payload)
         code = int.from_bytes(payload[:2], "big") if payload else 1005
         return code, payload[2:].decode()
+
+    def read_end(self) -> tuple[int, str]:
+        """The close frame that must come next, and behind it nothing but the server's FIN."""
+        ending = self.read_close()
+        self.read_eof()
+        return ending
+
+    def read_cut(self) -> None:
+        """The server must cut the connection off, without a close frame."""
+        assert not self._buffer
+        with contextlib.suppress(ConnectionResetError):
+            assert self.socket.recv(1) == b""
 
     def read_eof(self) -> None:
         """The server's FIN must come next."""

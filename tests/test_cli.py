@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from fastcable import __version__
-from fastcable.settings import OPTIONS, load
+from fastcable.configuration import load
+from fastcable.settings import OPTIONS
 from tests.harness import PATIENCE, ServerProcess
 
 ROOT = str(Path(__file__).parent.parent)
@@ -184,7 +185,7 @@ def test_config_prints_a_file_that_gives_the_same_options() -> None:
     printed = fastcable("config", *(f"{OPTIONS[name].flag}={text}" for name, text in flags.items())).stdout
     assert len(tomllib.loads(printed)) == len(OPTIONS) - 2  # uds and broadcast_key are not set
     Path("printed.toml").write_text(printed)
-    assert load({}, {}, Path("printed.toml")).settings == load(flags, {}).settings
+    assert load({}, {}, "printed.toml").settings == load(flags, {}).settings
 
 
 @pytest.mark.parametrize("source", ["flag", "variable", "file"])
@@ -218,18 +219,18 @@ def test_serve_takes_its_options_and_logs_warnings(
     warning = json.loads(server.log[0])
     assert (warning["level"], warning["message"]) == (
         "warning", "FASTCABLE_PROT: unknown variable (did you mean FASTCABLE_PORT?)")
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-    for path, status in (("/socket", 426), ("/cable", 404), ("/", 200)):
-        connection.request("GET", path)
-        response = connection.getresponse()
-        response.read()
-        assert (path, response.status) == (path, status)
-    connection.close()
+    assert [status(server, path) for path in ("/socket", "/cable", "/")] == [426, 404, 200]
 
 
 def test_serve_without_demo_has_no_page(spawn: Callable[..., ServerProcess], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", ROOT)
-    connection = http.client.HTTPConnection("127.0.0.1", spawn().port, timeout=PATIENCE)
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 404
-    connection.close()
+    assert status(spawn(), "/") == 404
+
+
+def status(server: ServerProcess, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()

@@ -49,7 +49,7 @@ def test_a_comma_too_many_in_an_object_is_left_to_the_parser() -> None:
     b'{"\\ud800":1,"data":1}', b'{"\\q":1,"data":1}', b'{"\\\xff":1,"data":1}',
 ])
 def test_what_has_no_such_structure_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"JSON|line 1"):
         member_spans(body, b"data")
 
 

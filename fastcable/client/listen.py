@@ -193,9 +193,10 @@ class Listener:
 
     def _note_start(self) -> None:
         """Each subscribe command has one answer, `subscribed` or `error`."""
-        if self._confirmed and self._confirmed + self._refused == len(self._streams):
-            one = len(self._streams) == 1
-            self.notes.append(f"listening to {escape(self._streams[0]) if one else f'{self._confirmed} streams'}")
+        total = len(self._streams)
+        if self._confirmed and self._confirmed + self._refused == total:
+            count = f"{total} streams" if not self._refused else f"{self._confirmed} of {total} streams"
+            self.notes.append(f"listening to {escape(self._streams[0]) if total == 1 else count}")
 
 
 class Session:
@@ -286,14 +287,14 @@ class Session:
         """Write lines and notes. Waits for a slow reader of stdout, so that the server sees a slow client."""
         for text in listener.notes:
             note(text)
-        lines = b"".join(listener.lines)
+        rest = memoryview(b"".join(listener.lines))
         listener.notes.clear()
         listener.lines.clear()
-        for start in range(0, len(lines), select.PIPE_BUF):
+        while rest:
             if not self._stdout.poll(0):
                 await writable(STDOUT)
             try:
-                os.write(STDOUT, lines[start : start + select.PIPE_BUF])  # a pipe takes as much whole, or nothing
+                rest = rest[os.write(STDOUT, rest[: select.PIPE_BUF]) :]  # a writable pipe has room for so much
             except OSError as error:
                 raise Unwritable(error) from None
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from fastcable.log import escape
-from fastcable.settings import KIB, Wrong, bearer_key
+from fastcable.options import KIB, Wrong, bearer_key
 
 MAX_BATCH_ITEMS = 1000  # the server's max_batch
 MAX_BATCH_BYTES = 512 * KIB  # half the server's max_broadcast_size

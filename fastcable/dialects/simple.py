@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -37,7 +37,7 @@ class SimpleDialect:
             return self._complain(subscriber, "a command must be a JSON object")
         match command.get("type"):
             case "subscribe" | "unsubscribe" as kind:
-                stream = command.get("stream")
+                stream: Any = command.get("stream")
                 problem = stream_name_error(stream)
                 if problem is not None:
                     return self._complain(subscriber, f"stream {problem}")

@@ -135,9 +135,9 @@ class HttpServer:
             self._server: asyncio.AbstractServer = await self._loop.create_unix_server(protocol, path)
             self.address: Any = path
         else:
-            server = await self._loop.create_server(protocol, "127.0.0.1", 0)
-            self._server = server
-            self.address = server.sockets[0].getsockname()
+            listener = socket.create_server(("127.0.0.1", 0))
+            self.address = listener.getsockname()
+            self._server = await self._loop.create_server(protocol, sock=listener)
 
     async def _stop(self) -> None:
         self._server.close()
@@ -170,7 +170,7 @@ class HttpServer:
         """Wait until a condition, looked at in the server's thread in each turn of its loop, is true."""
 
         async def wait() -> None:
-            while not condition():
+            while not condition():  # noqa: ASYNC110  (conditions of all kinds, none with an event)
                 await asyncio.sleep(0.001)
 
         self._run(wait())

@@ -1,0 +1,187 @@
+"""Many clients on one epoll loop: thousands of WebSockets without a thread or a task for each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from fastcable.server import raise_descriptor_limit
+from tests.harness import CLOSE, PATIENCE, PING, TEXT, UPGRADE, frame
+
+
+PINGS = ((PING, b""), (TEXT, b'{"type":"ping"}'))
+
+
+class Member:
+    """One client of a swarm. What it gets after a `head` goes to `received`, which by default sorts it into `frames`,
+    without the pings, or, after a head that is no 101, into `body`.
+
+    `ended` is "" while it is connected, then "closed" or "reset". A `polite` one answers the server's close frame.
+    """
+
+    __slots__ = ("_buffer", "body", "ended", "frames", "head", "polite", "received", "socket")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.head = b""
+        self.body = b""
+        self.frames: list[tuple[int, bytes]] = []
+        self.ended = ""
+        self.polite = True
+        self.received: Callable[[bytes], None] = self._collect
+        self._buffer = b""
+
+    @property
+    def messages(self) -> list[Any]:
+        """The text frames so far, decoded."""
+        return [json.loads(payload) for opcode, payload in self.frames if opcode == TEXT]
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the close frame, which must be the last frame of all; None: there was none."""
+        assert all(opcode != CLOSE for opcode, _ in self.frames[:-1])
+        if not self.frames or self.frames[-1][0] != CLOSE:
+            return None
+        return int.from_bytes(self.frames[-1][1][:2], "big")
+
+    def send(self, data: bytes) -> None:
+        assert self.socket.send(data) == len(data)
+
+    def command(self, **fields: object) -> None:
+        self.send(frame(TEXT, json.dumps(fields).encode()))
+
+    def feed(self, data: bytes) -> None:
+        if not self.head:
+            head, mark, data = (self._buffer + data).partition(b"\r\n\r\n")
+            if not mark:
+                self._buffer = head
+                return
+            self.head, self._buffer = head + mark, b""
+        self.received(data)
+
+    def _collect(self, data: bytes) -> None:
+        if not self.head.startswith(b"HTTP/1.1 101 "):
+            self.body += data
+            return
+        found, self._buffer = split_frames(self._buffer + data)
+        self.frames += [each for each in found if each not in PINGS]
+        if self.polite and found and found[-1][0] == CLOSE:
+            with contextlib.suppress(OSError):
+                self.send(frame(CLOSE, found[-1][1][:2]))
+
+
+class Swarm:
+    """Clients of one server, served by `run_until` and only then."""
+
+    def __init__(self, port: int) -> None:
+        raise_descriptor_limit()
+        self._port = port
+        self._epoll = select.epoll()
+        self._members: dict[int, Member] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for member in list(self._members.values()):
+            self.remove(member)
+        self._epoll.close()
+
+    def open(self, count: int, request: bytes = b"", *, receive_buffer: int = 0) -> list[Member]:
+        """Connect clients that send these bytes first."""
+        return [self._open(request, receive_buffer) for _ in range(count)]
+
+    def connect(self, count: int, *streams: str, receive_buffer: int = 0) -> list[Member]:
+        """Connect WebSockets that are subscribed to these streams."""
+        commands = [json.dumps({"type": "subscribe", "stream": stream}).encode() for stream in streams]
+        request = UPGRADE + b"".join(frame(TEXT, command) for command in commands)
+        members = self.open(count, request, receive_buffer=receive_buffer)
+        self.run_until(lambda: all(member.head and len(member.frames) == len(streams) for member in members))
+        subscribed = [{"type": "subscribed", "stream": stream} for stream in streams]
+        for member in members:
+            assert member.head.startswith(b"HTTP/1.1 101 "), member.head
+            assert member.messages == subscribed
+            member.frames.clear()
+        return members
+
+    def stall(self, member: Member) -> None:
+        """Let a client stop reading."""
+        self._epoll.modify(member.socket, 0)
+
+    def resume(self, member: Member) -> None:
+        self._epoll.modify(member.socket, select.EPOLLIN)
+
+    def remove(self, member: Member) -> None:
+        """Hang up, and forget the client."""
+        del self._members[member.socket.fileno()]
+        member.socket.close()
+
+    def run_until(self, condition: Callable[[], object], patience: float = PATIENCE) -> None:
+        """Let the clients read until the condition, looked at in each turn, is true."""
+        end = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError("what must happen has not happened")
+            self.turn(0.01)
+
+    def turn(self, timeout: float = 0.0) -> None:
+        """Let those clients read for which there is something to read now."""
+        for fd, _ in self._epoll.poll(timeout, 1024):
+            member = self._members[fd]
+            try:
+                data = member.socket.recv(65536)
+            except BlockingIOError:  # an event of one that is stalled: errors cannot be masked out
+                continue
+            except OSError:
+                self._end(member, "reset")
+                continue
+            if data:
+                member.feed(data)
+            else:
+                self._end(member, "closed")
+
+    def _open(self, request: bytes, receive_buffer: int) -> Member:
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        member = Member(sock)
+        self._members[sock.fileno()] = member
+        try:
+            sock.settimeout(PATIENCE)
+            sock.connect(("127.0.0.1", self._port))
+            sock.setblocking(False)
+            self._epoll.register(sock, select.EPOLLIN)
+            if request:
+                member.send(request)
+        except ConnectionError:
+            self._end(member, "reset")
+        return member
+
+    def _end(self, member: Member, how: str) -> None:
+        member.ended = how
+        self.remove(member)
+
+
+def split_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """A server's frames in these bytes, as (opcode, payload), and what is left."""
+    frames = []
+    at = 0
+    while len(data) - at >= 2:
+        assert data[at] & 0xF0 == 0x80, "a fragment or reserved bits from the server"
+        start, length = at + 2, data[at + 1]
+        assert length < 128, "a masked frame from the server"
+        if length > 125:
+            start += 2 if length == 126 else 8
+            if len(data) < start:
+                break
+            length = int.from_bytes(data[at + 2 : start], "big")
+        if len(data) - start < length:
+            break
+        frames.append((data[at] & 15, data[start : start + length]))
+        at = start + length
+    return frames, data[at:]

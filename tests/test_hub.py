@@ -1,0 +1,604 @@
+"""Subscriptions that are confirmed later, groups, and fan-outs in slices: who gets what, in which order."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from fastcable._connection import Connection
+from fastcable._fanout import WebSocketGroup
+from fastcable._hub import Group, Hub, Subscriber
+from fastcable.dialects.simple import KEY, SimpleDialect
+from tests.harness import PING, PONG, TEXT, Client, LocalServer, Serve
+
+STRIDE = 64
+"""Members that a slice serves at least."""
+
+
+def message(stream: str, data: object) -> dict[str, object]:
+    return {"type": "message", "stream": stream, "data": data}
+
+
+def subscribed(stream: str) -> dict[str, object]:
+    return {"type": "subscribed", "stream": stream}
+
+
+def expect_nothing(client: Client) -> None:
+    """What the server has sent is read, and what was sent to it has been carried out."""
+    client.send_frame(PING, b"?")
+    assert client.read_frame() == (PONG, b"?")
+
+
+@pytest.fixture
+def server(serve: Serve) -> LocalServer:
+    return serve(ticking=False)
+
+
+# A broker that confirms when the test says so
+
+
+class LateBroker:
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.calls: list[tuple[str, str]] = []
+
+    def publish(self, stream: str, data: bytes) -> None:
+        self.hub.deliver(stream, data)
+
+    def subscribe(self, stream: str) -> None:
+        self.calls.append(("subscribe", stream))
+
+    def unsubscribe(self, stream: str) -> None:
+        self.calls.append(("unsubscribe", stream))
+
+
+@pytest.fixture
+def broker(server: LocalServer) -> LateBroker:
+    broker = LateBroker(server.server.hub)
+    server.server.hub.broker = broker
+    return broker
+
+
+def ask(client: Client, *streams: str) -> None:
+    """Subscribe without waiting for the confirmation."""
+    for stream in streams:
+        client.command(type="subscribe", stream=stream)
+    expect_nothing(client)
+
+
+def confirm(server: LocalServer, stream: str) -> None:
+    server.call(server.server.hub.confirmed, stream)
+
+
+def streams(server: LocalServer) -> list[str]:
+    return server.call(lambda: list(server.server.hub.streams))
+
+
+def test_messages_come_from_the_confirmation_on(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as client:
+        ask(client, "s")
+        assert broker.calls == [("subscribe", "s")]
+        server.publish("s", 1)
+        expect_nothing(client)
+        assert server.call(server.server.hub.subscribers, "s") == 0
+        confirm(server, "s")
+        assert server.call(server.server.hub.subscribers, "s") == 1
+        server.publish("s", 2)
+        client.expect(subscribed("s"), message("s", 2))
+
+
+def test_what_the_broker_delivers_in_the_turn_before_its_confirmation_is_not_for_us(
+    server: LocalServer, broker: LateBroker
+) -> None:
+    hub = server.server.hub
+
+    def deliver_confirm_deliver() -> None:
+        hub.deliver("s", b"1")
+        hub.confirmed("s")
+        hub.deliver("s", b"2")
+
+    with server.connect() as client:
+        ask(client, "s")
+        server.call(deliver_confirm_deliver)
+        client.expect(subscribed("s"), message("s", 2))
+
+
+def test_unsubscribing_while_pending_cancels_the_confirmation(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as client:
+        ask(client, "s")
+        client.unsubscribe("s")
+        expect_nothing(client)
+        assert broker.calls == [("subscribe", "s"), ("unsubscribe", "s")]
+        assert streams(server) == []
+        confirm(server, "s")
+        server.publish("s", 1)
+        expect_nothing(client)
+        assert streams(server) == []
+
+
+def test_resubscribing_while_pending_is_confirmed_once(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as client:
+        ask(client, "s")
+        client.unsubscribe("s")
+        ask(client, "s")
+        assert broker.calls == [("subscribe", "s"), ("unsubscribe", "s"), ("subscribe", "s")]
+        confirm(server, "s")
+        client.expect(subscribed("s"))
+        server.publish("s", 1)
+        client.expect(message("s", 1))
+        expect_nothing(client)
+
+
+def test_resubscribing_while_others_wait_does_not_ask_the_broker_again(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as client, server.connect() as other:
+        ask(other, "s")
+        ask(client, "s")
+        client.unsubscribe("s")
+        ask(client, "s")
+        assert broker.calls == [("subscribe", "s")]
+        confirm(server, "s")
+        for each in (client, other):
+            each.expect(subscribed("s"))
+            expect_nothing(each)
+
+
+def test_each_subscribe_that_waits_is_confirmed_and_messages_come_once(
+    server: LocalServer, broker: LateBroker
+) -> None:
+    with server.connect() as client:
+        ask(client, "s", "s", "s")
+        assert broker.calls == [("subscribe", "s")]
+        confirm(server, "s")
+        client.expect(*[subscribed("s")] * 3)
+        server.publish("s", 1)
+        client.expect(message("s", 1))
+        expect_nothing(client)
+
+
+def test_who_disconnects_while_pending_leaves_nothing(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as other:
+        ask(other, "t")
+        with server.connect() as client:
+            ask(client, "s", "t")
+        server.wait_for_connections(1)
+        assert streams(server) == ["t"]
+        confirm(server, "s")
+        confirm(server, "t")
+        other.expect(subscribed("t"))
+        assert server.call(server.server.hub.subscribers, "t") == 1
+    server.wait_for_connections(0)
+    assert streams(server) == []
+    assert broker.calls == [("subscribe", "t"), ("subscribe", "s"), ("unsubscribe", "s"), ("unsubscribe", "t")]
+
+
+def test_streams_are_confirmed_in_the_brokers_order(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as client:
+        ask(client, "a", "b", "c")
+        for stream in "bca":
+            confirm(server, stream)
+        client.expect(*map(subscribed, "bca"))
+
+
+def test_pending_subscribers_are_confirmed_in_the_order_in_which_they_asked(
+    server: LocalServer, broker: LateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is closed while its turn has not come gets no confirmation."""
+    order: list[Subscriber] = []
+
+    def confirmed(self: SimpleDialect, subscriber: Subscriber, stream: str, key: object) -> None:
+        order.append(subscriber)
+        if subscriber is connections[1]:
+            connections[2].close(4000)
+
+    monkeypatch.setattr(SimpleDialect, "confirmed", confirmed)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(4)]
+        connections = server.call(server.server.cable.oldest, 4)
+        for client in clients:
+            ask(client, "s")
+        confirm(server, "s")
+        assert clients[2].read_close() == (4000, "")
+        assert order == [connections[0], connections[1], connections[3]]
+        assert server.call(server.server.hub.subscribers, "s") == 3
+
+
+def test_who_joins_a_live_stream_is_confirmed_at_once(server: LocalServer, broker: LateBroker) -> None:
+    with server.connect() as client, server.connect() as other:
+        ask(client, "s")
+        confirm(server, "s")
+        client.expect(subscribed("s"))
+        other.subscribe("s")
+        confirm(server, "s")  # again, as after the broker's reconnection
+        expect_nothing(client)
+        expect_nothing(other)
+        client.unsubscribe("s")
+        expect_nothing(client)
+        assert broker.calls == [("subscribe", "s")]
+        other.unsubscribe("s")
+        expect_nothing(other)
+        assert broker.calls == [("subscribe", "s"), ("unsubscribe", "s")]
+
+
+def test_a_pending_subscription_counts_for_the_limit(serve: Serve) -> None:
+    server = serve(ticking=False, max_subscriptions=1)
+    server.server.hub.broker = LateBroker(server.server.hub)
+    with server.connect() as client:
+        ask(client, "s", "s")
+        client.command(type="subscribe", stream="t")
+        client.expect({"type": "error", "stream": "t", "reason": "too many subscriptions"})
+        confirm(server, "s")
+        client.expect(subscribed("s"), subscribed("s"))
+        assert streams(server) == ["s"]
+
+
+def test_a_broker_that_fails_to_subscribe_costs_the_connection_and_leaves_no_stream(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BrokenBroker(LateBroker):
+        def subscribe(self, stream: str) -> None:
+            raise ConnectionError("no broker")
+
+    server.server.hub.broker = BrokenBroker(server.server.hub)
+    with server.connect() as client:
+        client.command(type="subscribe", stream="s")
+        assert client.read_end() == (1011, "internal error")
+        assert streams(server) == []
+
+
+def test_publish_raises_what_the_broker_raises(server: LocalServer) -> None:
+    class BrokenBroker(LateBroker):
+        def publish(self, stream: str, data: bytes) -> None:
+            raise ConnectionError("no broker")
+
+    server.server.hub.broker = BrokenBroker(server.server.hub)
+    with pytest.raises(ConnectionError, match="no broker"):
+        server.publish("s", 1)
+
+
+def test_a_broadcast_that_nobody_hears_is_counted_and_forgotten(server: LocalServer) -> None:
+    server.publish("s", 1)
+    assert server.call(lambda: server.server.hub.counters.broadcasts) == 1
+    assert server.call(lambda: server.server.hub.idle)
+    assert streams(server) == []
+
+
+# Groups
+
+
+class TaggedDialect:
+    """`KEY STREAM` subscribes, `!KEY STREAM` unsubscribes; a message of the stream is then `<KEY MESSAGE>`."""
+
+    ping = b"ping"
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+
+    def opened(self, subscriber: Subscriber) -> None:
+        subscriber.answer(b"welcome")
+
+    def received(self, subscriber: Subscriber, text: bytes) -> None:
+        key, stream = text.decode().split()
+        if key.startswith("!"):
+            self.hub.unsubscribe(subscriber, stream, key[1:])
+        else:
+            self.hub.subscribe(subscriber, stream, key)
+
+    def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
+        subscriber.answer(f"{key} {stream} confirmed".encode())
+
+    def gap(self, stream: str, key: object, missed: int) -> bytes:
+        return f"{key} {stream} missed {missed}".encode()
+
+    def open_group(self, stream: str, key: object) -> Group:
+        return WebSocketGroup(f"<{key} ".encode(), b">")
+
+
+@pytest.fixture
+def tagged(server: LocalServer) -> Callable[[], Client]:
+    """Connects clients that speak the tagged dialect."""
+    dialect = TaggedDialect(server.server.hub)
+
+    def connect() -> Client:
+        simple, server.server.simple = server.server.simple, dialect  # type: ignore[assignment]
+        try:
+            client = server.connect()
+            expect_texts(client, "welcome")
+            return client
+        finally:
+            server.server.simple = simple
+
+    return connect
+
+
+def expect_texts(client: Client, *texts: str) -> None:
+    for text in texts:
+        assert client.read_frame() == (TEXT, text.encode())
+
+
+def send_text(client: Client, text: str) -> None:
+    client.send_frame(TEXT, text.encode())
+
+
+def group_keys(server: LocalServer, stream: str) -> list[object]:
+    return server.call(lambda: list(server.server.hub.streams[stream].groups))
+
+
+def test_subscribers_with_different_envelopes_share_a_stream(
+    server: LocalServer, tagged: Callable[[], Client]
+) -> None:
+    with server.connect("s") as simple, tagged() as one, tagged() as two, tagged() as same:
+        for client, key in ((one, "a"), (two, "b"), (same, "a")):
+            send_text(client, f"{key} s")
+            expect_texts(client, f"{key} s confirmed")
+        assert group_keys(server, "s") == [KEY, "a", "b"]
+        assert server.call(lambda: server.server.hub.subscribers("s")) == 4
+        server.publish("s", 1)
+        simple.expect(message("s", 1))
+        for client, key in ((one, "a"), (two, "b"), (same, "a")):
+            expect_texts(client, f"<{key} 1>")
+        send_text(two, "!b s")
+        expect_nothing(two)
+        assert group_keys(server, "s") == [KEY, "a"]
+        server.publish("s", 2)
+        simple.expect(message("s", 2))
+        expect_texts(one, "<a 2>")
+        expect_nothing(two)
+
+
+def test_one_subscriber_may_be_in_two_groups_of_a_stream(server: LocalServer, tagged: Callable[[], Client]) -> None:
+    """Two subscriptions, as of an Action Cable client with two identifiers: each gets the message."""
+    with tagged() as client:
+        for key in ("a", "b", "a"):
+            send_text(client, f"{key} s")
+            expect_texts(client, f"{key} s confirmed")
+        server.publish("s", 1)
+        assert {client.read_frame(), client.read_frame()} == {(TEXT, b"<a 1>"), (TEXT, b"<b 1>")}
+        send_text(client, "!a s")
+        expect_nothing(client)
+        server.publish("s", 2)
+        expect_texts(client, "<b 2>")
+    server.wait_for_connections(0)
+    assert streams(server) == []
+
+
+# Slices. Turns are taken by hand, so that what happens between two of them is certain.
+
+
+class Room:
+    """Many clients subscribed to one stream, on a server whose turns are one slice each, and each slice one stride."""
+
+    def __init__(self, server: LocalServer, stack: ExitStack) -> None:
+        self.server = server
+        self.hub = server.server.hub
+        self.stack = stack
+        self.clients: list[Client] = []
+
+    def fill(self, count: int) -> None:
+        for _ in range(count):
+            self.clients.append(self.stack.enter_context(self.server.connect("big")))
+
+    def connections(self) -> list[Connection]:
+        """In the order in which they connected: the clock stands still, so the order of being heard never changes."""
+        return self.server.server.cable.oldest(1000)
+
+    def turns(self) -> list[int]:
+        """Take turns until nothing is left; how many messages were delivered altogether after each."""
+        delivered = []
+        while not self.hub.idle:
+            self.hub.turn()
+            delivered.append(self.hub.counters.deliveries)
+        return delivered
+
+    def expect(self, clients: list[Client], *data: object) -> None:
+        for client in clients:
+            client.expect(*(message("big", one) for one in data))
+            expect_nothing(client)
+
+
+@pytest.fixture
+def room(server: LocalServer) -> Iterator[Room]:
+    server.server.hub.slice_ns = server.server.hub.turn_ns = 0
+    with ExitStack() as stack:
+        room = Room(server, stack)
+        room.fill(200)
+        yield room
+
+
+def test_a_large_fan_out_is_cut_into_slices(room: Room) -> None:
+    def act() -> list[int]:
+        room.hub.publish("big", b"1")
+        return room.turns()
+
+    assert room.server.call(act) == [64, 128, 192, 200]
+    room.expect(room.clients, 1)
+
+
+def test_slices_are_taken_by_the_loop_itself_too(room: Room) -> None:
+    for number in range(3):
+        room.server.publish("big", number)
+    room.expect(room.clients, 0, 1, 2)
+    assert room.server.call(lambda: (room.hub.idle, room.hub.counters.deliveries)) == (True, 600)
+
+
+def test_a_small_stream_overtakes_a_large_one(room: Room) -> None:
+    def act() -> list[int]:
+        room.hub.publish("big", b"1")
+        room.hub.publish("small", b"2")
+        return room.turns()
+
+    with room.server.connect("small") as small:
+        assert room.server.call(act) == [64, 65, 129, 193, 201]
+        small.expect(message("small", 2))
+    room.expect(room.clients, 1)
+
+
+def test_messages_stay_in_order_over_slices(room: Room) -> None:
+    def act() -> None:
+        number = 0
+        room.hub.publish("big", b"0")
+        while not room.hub.idle:
+            room.hub.turn()
+            if number < 5:
+                number += 1
+                room.hub.publish("big", b"%d" % number)
+
+    room.server.call(act)
+    room.expect(room.clients, *range(6))
+    assert room.server.call(lambda: room.hub.counters.deliveries) == 1200
+
+
+def test_who_joins_in_the_middle_gets_what_is_posted_later(room: Room) -> None:
+    def act() -> None:
+        late = room.connections()[-1]
+        room.hub.publish("big", b"1")
+        room.hub.turn()
+        room.hub.subscribe(late, "big", KEY)
+        room.hub.publish("big", b"2")
+        room.turns()
+
+    with room.server.connect() as late:
+        room.server.call(act)
+        late.expect(subscribed("big"), message("big", 2))
+        expect_nothing(late)
+    room.expect(room.clients, 1, 2)
+
+
+def test_who_leaves_in_the_middle_got_what_was_posted_before(room: Room) -> None:
+    """Whether its turn has come (10) or not (150), and also what was posted but not even begun."""
+
+    def act() -> None:
+        connections = room.connections()
+        room.hub.publish("big", b"1")
+        room.hub.turn()
+        room.hub.publish("big", b"2")
+        for index in (10, 150):
+            room.hub.unsubscribe(connections[index], "big", KEY)
+        room.hub.publish("big", b"3")
+        room.turns()
+
+    room.server.call(act)
+    left = [room.clients.pop(150), room.clients.pop(10)]
+    room.expect(left, 1, 2)
+    room.expect(room.clients, 1, 2, 3)
+    assert room.server.call(lambda: room.hub.counters.deliveries) == 2 * 2 + 198 * 3
+
+
+def test_who_leaves_and_comes_back_in_the_middle_misses_and_repeats_nothing(room: Room) -> None:
+    def act() -> None:
+        connections = room.connections()
+        room.hub.publish("big", b"1")
+        room.hub.turn()
+        for index in (10, 63, 64, 150, 199):
+            room.hub.unsubscribe(connections[index], "big", KEY)
+            room.hub.subscribe(connections[index], "big", KEY)
+        room.hub.publish("big", b"2")
+        room.turns()
+
+    room.server.call(act)
+    back = [room.clients.pop(index) for index in (199, 150, 64, 63, 10)]
+    for client in back:
+        client.expect(message("big", 1), subscribed("big"), message("big", 2))
+        expect_nothing(client)
+    room.expect(room.clients, 1, 2)
+
+
+def test_who_is_closed_in_the_middle_got_what_was_posted_before(room: Room) -> None:
+    def act() -> None:
+        connections = room.connections()
+        room.hub.publish("big", b"1")
+        room.hub.turn()
+        connections[150].close(4000)
+        room.turns()
+
+    room.server.call(act)
+    client = room.clients.pop(150)
+    client.expect(message("big", 1))
+    assert client.read_close() == (4000, "")
+    room.expect(room.clients, 1)
+
+
+@pytest.mark.parametrize("rest", [0, 1, 20, 199])
+def test_members_may_vanish_in_the_middle(room: Room, rest: int) -> None:
+    """Cut off by us, so that the transport tells us in the next turn of the loop, between two slices."""
+
+    def act() -> None:
+        room.hub.publish("big", b"1")
+        room.hub.turn()
+        for connection in room.connections()[rest:]:
+            connection.abort()
+        room.hub.publish("big", b"2")
+
+    room.server.call(act)
+    room.server.wait_for_connections(rest)
+    room.server.wait_until(lambda: room.hub.idle)
+    room.expect(room.clients[:rest], 1, 2)
+    counters = room.hub.counters
+    assert room.server.call(lambda: counters.deliveries + counters.drops) == 400
+    assert room.server.call(room.hub.subscribers, "big") == rest
+    room.fill(10)
+    room.server.publish("big", 3)
+    room.expect(room.clients[:rest] + room.clients[-10:], 3)
+
+
+def test_peers_may_hang_up_in_the_middle(room: Room) -> None:
+    def act() -> None:
+        room.hub.publish("big", b"1")
+        room.hub.turn()
+
+    room.server.call(act)
+    for client in room.clients[50:150]:
+        client.reset()
+    room.server.publish("big", 2)
+    room.server.wait_for_connections(100)
+    room.server.publish("big", 3)
+    room.expect(room.clients[:50] + room.clients[150:], 1, 2, 3)
+
+
+def test_everybody_may_leave_and_others_come_while_the_messages_wait(room: Room) -> None:
+    """Tombstones are removed only when no fan-out is under way, and then they are."""
+
+    def act() -> None:
+        connections = room.connections()
+        for round_ in range(4):
+            room.hub.publish("big", b"%d" % round_)
+            room.hub.turn()
+            for connection in connections:
+                room.hub.unsubscribe(connection, "big", KEY)
+            for connection in connections:
+                room.hub.subscribe(connection, "big", KEY)
+        room.turns()
+
+    room.server.call(act)
+    for client in room.clients:
+        for round_ in range(4):
+            client.expect(message("big", round_), subscribed("big"))
+        expect_nothing(client)
+    assert room.server.call(room.hub.subscribers, "big") == 200
+
+
+def test_messages_of_one_turn_come_in_few_pieces(serve: Serve) -> None:
+    """Joined up to 64 KiB; order holds over the seams, whatever the sizes."""
+    server = serve(ticking=False, max_pending_messages=0)
+    sizes = [1, 100, 30_000, 65_500, 1, 2, 200_000, 40_000, 40_000, *[10] * 500]
+
+    def act() -> None:
+        for size in sizes:
+            server.server.hub.publish("s", b'"%b"' % (b"x" * size))
+
+    with server.connect("s") as one, server.connect("s") as two:
+        server.call(act)
+        for client in (one, two):
+            client.expect(*(message("s", "x" * size) for size in sizes))
+
+
+@pytest.mark.parametrize("count", [0, 1, STRIDE - 1, STRIDE, STRIDE + 1, 2 * STRIDE])
+def test_groups_of_all_sizes_are_served_whole(server: LocalServer, count: int) -> None:
+    server.server.hub.slice_ns = server.server.hub.turn_ns = 0
+    with ExitStack() as stack:
+        room = Room(server, stack)
+        room.fill(count)
+        server.call(functools.partial(server.server.hub.publish, "big", b"1"))
+        room.expect(room.clients, 1)

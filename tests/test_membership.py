@@ -1,0 +1,458 @@
+"""Joining and leaving in the middle of fan-outs: nobody gets a message twice, misses one, or gets one too early."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fastcable._connection import Cable, Connection
+from fastcable._fanout import WebSocketGroup
+from fastcable._heartbeat import Heartbeat
+from fastcable._hub import Hub, Subscriber
+from fastcable.brokers.memory import MemoryBroker
+from fastcable.deadlines import Deadlines
+from fastcable.dialects.simple import SimpleDialect
+from fastcable.settings import Settings
+from tests.harness import CLOSE, TEXT, LocalServer, frame, post
+from tests.swarm import Member, Swarm, split_frames
+
+
+class History:
+    """What each client must get, written down while the server carries things out, in the order in which it does.
+
+    Only the order within a stream is promised, so each stream of a client has a list of its own: a number is a
+    message, None an answer to `subscribe`.
+    """
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.joined: dict[str, set[Subscriber]] = defaultdict(set)
+        self.due: dict[Subscriber, dict[str, list[int | None]]] = defaultdict(lambda: defaultdict(list))
+        self.again: dict[Subscriber, set[tuple[str, int]]] = defaultdict(set)
+        """Answers to a `subscribe` while subscribed: these may overtake messages. (stream, which of its answers)"""
+
+    def subscribed(self, subscriber: Subscriber, stream: str) -> None:
+        due = self.due[subscriber][stream]
+        if subscriber in self.joined[stream]:
+            self.again[subscriber].add((stream, due.count(None)))
+        self.joined[stream].add(subscriber)
+        due.append(None)
+
+    def unsubscribed(self, subscriber: Subscriber, stream: str) -> None:
+        self.joined[stream].discard(subscriber)
+
+    def left(self, subscriber: Subscriber) -> None:
+        for members in self.joined.values():
+            members.discard(subscriber)
+
+    def broadcast(self, stream: str, number: int) -> None:
+        for subscriber in self.joined[stream]:
+            self.due[subscriber][stream].append(number)
+
+    def check(self, subscriber: Subscriber, frames: list[tuple[int, bytes]], *, whole: bool = True) -> int:
+        """Compare what a client got with what was due (or with the beginning of that); how much it missed, as told."""
+        missed = 0
+        position: dict[str, int] = defaultdict(int)  # in the messages due of a stream
+        answers: dict[str, int] = defaultdict(int)
+        due = self.due[subscriber]
+        messages = {stream: [number for number in due[stream] if number is not None] for stream in due}
+        joins = {stream: [index for index, entry in enumerate(due[stream]) if entry is None] for stream in due}
+        for opcode, payload in frames:
+            assert opcode == TEXT
+            message = orjson.loads(payload)
+            stream = message["stream"]
+            if message["type"] == "gap":
+                assert message["missed"] > 0
+                position[stream] += message["missed"]
+                missed += message["missed"]
+            elif message["type"] == "message":
+                assert message["data"][0] == messages[stream][position[stream]]
+                position[stream] += 1
+            else:
+                assert message["type"] == "subscribed"
+                if (stream, answers[stream]) not in self.again[subscriber]:
+                    assert position[stream] == joins[stream][answers[stream]] - answers[stream]
+                answers[stream] += 1
+        for stream in due:
+            assert position[stream] <= len(messages[stream])
+            if whole:
+                assert (position[stream], answers[stream]) == (len(messages[stream]), len(joins[stream]))
+        return missed
+
+
+class RecordedDialect(SimpleDialect):
+    """The simple protocol, with a history of the commands and the ends of its subscribers."""
+
+    __slots__ = ("_history",)
+
+    def __init__(self, history: History, hub: Hub) -> None:
+        super().__init__(hub, WebSocketGroup, 32)
+        self._history = history
+
+    def received(self, subscriber: Subscriber, text: bytes) -> None:
+        command = json.loads(text)
+        record = {"subscribe": self._history.subscribed, "unsubscribe": self._history.unsubscribed}[command["type"]]
+        record(subscriber, command["stream"])
+        super().received(subscriber, text)
+
+
+class RecordedBroker(MemoryBroker):
+    """The memory broker, with a history of what was published. Data is [number, …]."""
+
+    __slots__ = ("_history",)
+
+    def __init__(self, history: History, hub: Hub) -> None:
+        super().__init__(hub)
+        self._history = history
+
+    def publish(self, stream: str, data: bytes) -> None:
+        self._history.broadcast(stream, json.loads(data)[0])
+        super().publish(stream, data)
+
+
+STREAMS = ["a", "b", "c", "d"]
+
+
+def command(kind: str, stream: str) -> bytes:
+    return json.dumps({"type": kind, "stream": stream}).encode()
+
+
+class Bustle:
+    """A server whose slices are as short as can be, its clients, and what they do at random."""
+
+    def __init__(self, server: LocalServer, swarm: Swarm, seed: int, *, padding: str = "") -> None:
+        self.random = random.Random(seed)
+        self.server = server
+        self.swarm = swarm
+        self.padding = padding
+        self.history = History()
+        self.clients: dict[Connection, Member] = {}
+        hub = server.server.hub
+        server.call(self._prepare, hub)
+        self.dialect = server.server.simple
+        self.hub = hub
+
+    def _prepare(self, hub: Hub) -> None:
+        hub.slice_ns = hub.turn_ns = 0
+        hub.broker = RecordedBroker(self.history, hub)
+        self.server.server.simple = RecordedDialect(self.history, hub)
+
+    def connect(self, count: int, receive_buffer: int = 1 << 18) -> None:
+        members = {
+            member.socket.getsockname(): member for member in self.swarm.connect(count, receive_buffer=receive_buffer)
+        }
+        for connection in self.server.call(self.server.server.cable.oldest, len(self.clients) + count):
+            if connection not in self.clients:
+                self.clients[connection] = members[connection.transport.get_extra_info("peername")]
+
+    def publish(self) -> None:
+        number, self.history.published = self.history.published, self.history.published + 1
+        stream = self.random.choice(STREAMS)
+        self.hub.publish(stream, json.dumps([number, self.padding]).encode())
+
+    async def act(self, steps: int, connections: list[Connection]) -> None:
+        """In the server's thread: so many steps, each within the turns that a fan-out takes."""
+        choose = self.random
+        for _ in range(steps):
+            for _ in range(choose.randrange(4)):
+                self.publish()
+            for connection in choose.sample(connections, choose.randrange(8)):
+                kind = choose.choice(["subscribe", "subscribe", "unsubscribe"])
+                self.dialect.received(connection, command(kind, choose.choice(STREAMS)))
+            for _ in range(choose.randrange(6)):
+                await asyncio.sleep(0)
+
+    def run(self, coroutine: Any, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Run a coroutine in the server's thread while the clients read."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.server.loop)
+
+        def done() -> bool:
+            meanwhile()
+            return future.done()
+
+        self.swarm.run_until(done)
+        future.result()
+
+    def end(self, connections: list[Connection]) -> None:
+        """Have the server close these, and wait until they have got everything and are gone."""
+
+        def close() -> None:
+            for connection in connections:
+                self.history.left(connection)
+                connection.close(1001, "done")
+
+        self.server.call(close)
+        members = [self.clients[connection] for connection in connections]
+        self.swarm.run_until(lambda: all(member.ended for member in members))
+        for member in members:
+            assert member.close_code == 1001
+            member.frames.pop()
+
+    def check(self, connections: list[Connection], *, whole: bool = True) -> int:
+        return sum(
+            self.history.check(connection, self.clients.pop(connection).frames, whole=whole)
+            for connection in connections
+        )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_everybody_gets_exactly_what_was_posted_while_subscribed(
+    serve: Callable[..., LocalServer], seed: int
+) -> None:
+    """300 clients come, go, join and leave while each fan-out takes several turns of the loop."""
+    server = serve(ticking=False)
+    counters = server.server.hub.counters
+    with Swarm(server.port) as swarm:
+        bustle = Bustle(server, swarm, seed)
+        for _ in range(3):
+            bustle.connect(300 - len(bustle.clients))
+            connections = list(bustle.clients)
+            bustle.run(bustle.act(300, connections))
+            # Some are closed in the middle of it: they get all that was posted before.
+            bustle.random.shuffle(connections)
+            bustle.end(connections[:60])
+            bustle.check(connections[:60])
+        bustle.end(connections[60:])
+        bustle.check(connections[60:])
+        assert not bustle.clients
+    assert bustle.history.published > 1000
+    assert (counters.drops, counters.gaps) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_commands_and_ends_that_come_over_the_wire(serve: Callable[..., LocalServer], seed: int) -> None:
+    """The order of things is the one in which the server reads them; who vanishes got a beginning of what was due."""
+    server = serve(ticking=False)
+    with Swarm(server.port) as swarm:
+        bustle = Bustle(server, swarm, seed)
+        choose = bustle.random
+        bustle.connect(250)
+        connections = list(bustle.clients)
+        for _ in range(40):
+            for connection in choose.sample(list(bustle.clients), 100):
+                kind = choose.choice(["subscribe", "subscribe", "unsubscribe"])
+                bustle.clients[connection].command(type=kind, stream=choose.choice(STREAMS))
+                if choose.random() < 0.1:
+                    server.call(bustle.publish)
+            number = bustle.history.published
+            bustle.history.published += 5
+            batch = [{"stream": choose.choice(STREAMS), "data": [number + index]} for index in range(5)]
+            assert post(server.port, batch)[0] == 200
+            gone = choose.sample(list(bustle.clients), 3)
+            for connection, how in zip(gone, ["close", "fin", "abort"], strict=True):
+                member = bustle.clients[connection]
+                if how == "close":
+                    member.send(frame(CLOSE, b"\x03\xe8"))
+                elif how == "fin":
+                    member.socket.shutdown(socket.SHUT_WR)
+                else:
+                    server.call(connection.abort)
+            swarm.run_until(lambda gone=gone: all(bustle.clients[each].ended for each in gone))
+            for connection in gone:
+                member = bustle.clients[connection]
+                if member.close_code:
+                    member.frames.pop()
+                server.call(bustle.history.left, connection)
+            bustle.check(gone, whole=False)
+        remaining = [connection for connection in connections if connection in bustle.clients]
+        # Commands that are still on their way come before the answer to a ping.
+        for connection in remaining:
+            bustle.clients[connection].command(type="subscribe", stream="last")
+        swarm.run_until(lambda: all(
+            (TEXT, b'{"type":"subscribed","stream":"last"}') in bustle.clients[each].frames for each in remaining))
+        bustle.end(remaining)
+        bustle.check(remaining)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_those_who_stall_are_told_exactly_what_they_missed(serve: Callable[..., LocalServer], seed: int) -> None:
+    server = serve(ticking=False, max_pending_messages=16)
+    counters = server.server.hub.counters
+    with Swarm(server.port) as swarm:
+        bustle = Bustle(server, swarm, seed, padding="." * 4000)
+        bustle.connect(100)
+        bustle.connect(50, receive_buffer=4096)
+        connections = list(bustle.clients)
+        stalling = [bustle.clients[connection] for connection in connections[100:]]
+        choose = random.Random(seed)
+        turns = 0
+
+        def meanwhile() -> None:
+            nonlocal turns
+            turns += 1
+            if turns % 10 == 0:
+                for member in choose.sample(stalling, 10):
+                    swarm.stall(member)
+                for member in choose.sample(stalling, 5):
+                    swarm.resume(member)
+
+        bustle.run(bustle.act(400, connections), meanwhile)
+        assert server.call(lambda: len(server.server.cable.blocked))
+        for member in stalling:
+            swarm.resume(member)
+        server_cable = server.server.cable
+
+        async def unblocked() -> None:
+            while server_cable.blocked or not bustle.hub.idle:
+                await asyncio.sleep(0)
+
+        bustle.run(unblocked())
+        bustle.end(connections)
+        missed = bustle.check(connections)
+        assert missed == counters.drops > 0
+
+
+# The same on a small scale, without a loop: Hypothesis decides when a turn is run, who stalls, and shortens what fails.
+
+
+class Wire:
+    """A transport on one end of a pair of sockets, for one connection; it sends again when it is told to."""
+
+    def __init__(self) -> None:
+        self.socket, self.peer = socket.socketpair()
+        self.socket.setblocking(False)
+        self.peer.setblocking(False)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)  # what Linux gives at least
+        self.held = b""
+        self.received = b""
+        self.protocol: Any = None
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self.socket
+
+    def set_protocol(self, protocol: Connection) -> None:
+        self.protocol = protocol
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high == 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes | memoryview) -> None:
+        assert not self.held
+        self.held = bytes(data)
+        self.protocol.pause_writing()
+
+    def read(self) -> None:
+        """The peer reads everything, and what waits goes on its way."""
+        while True:
+            try:
+                self.received += self.peer.recv(65536)
+            except BlockingIOError:
+                if not self.held:
+                    return
+                try:
+                    self.held = self.held[self.socket.send(self.held) :]
+                except BlockingIOError:
+                    continue
+                if not self.held:
+                    self.protocol.resume_writing()
+
+    def close(self) -> None:
+        self.protocol.connection_lost(None)
+        self.socket.close()
+        self.peer.close()
+
+
+class Nowhere(Wire):
+    """A transport that takes everything; its socket is none, so that every frame comes by here."""
+
+    def __init__(self) -> None:
+        self.socket = self.peer = socket.socket()
+        self.protocol = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        pass
+
+
+clients = st.integers(0, 2)
+streams = st.sampled_from(["a", "b"])
+
+
+class Membership(RuleBasedStateMachine):
+    """Three clients, two streams, and between them as many members as make a slice of its own."""
+
+    @initialize()
+    def start(self) -> None:
+        options = Settings(max_pending_messages=3)
+        self.turns: list[Callable[[], None]] = []
+        self.hub = Hub(self.turns.append)
+        self.hub.slice_ns = self.hub.turn_ns = 0
+        self.history = History()
+        self.hub.broker = RecordedBroker(self.history, self.hub)
+        self.dialect = RecordedDialect(self.history, self.hub)
+        self.cable = Cable(options, self.hub, Deadlines(0), Deadlines(0), lambda: 0.0)
+        self.cable.heartbeat = Heartbeat(self.cable, b"", 1.0, options)
+        self.wires = [Wire() for _ in range(3)]
+        self.others = [Nowhere() for _ in range(192)]
+        self.connections = []
+        for index, wire in enumerate(self.wires):
+            self.connections.append(self.open(wire))
+            for other in self.others[index * 64 : index * 64 + 64]:
+                connection = self.open(other)
+                self.hub.subscribe(connection, "a", "simple")
+                self.hub.subscribe(connection, "b", "simple")
+
+    def open(self, wire: Wire) -> Connection:
+        connection = Connection(self.cable, self.dialect, wire)  # type: ignore[arg-type]
+        connection.open(b"", b"")
+        return connection
+
+    @rule(client=clients, stream=streams, kind=st.sampled_from(["subscribe", "unsubscribe"]))
+    def command(self, client: int, stream: str, kind: str) -> None:
+        self.dialect.received(self.connections[client], command(kind, stream))
+
+    @rule(stream=streams, size=st.sampled_from([0, 2000, 40_000]))
+    def publish(self, stream: str, size: int) -> None:
+        self.history.published += 1
+        self.hub.publish(stream, json.dumps([self.history.published, "." * size]).encode())
+
+    @rule()
+    def turn(self) -> None:
+        if self.turns:
+            self.turns.pop()()
+
+    @rule(client=clients)
+    def read(self, client: int) -> None:
+        self.wires[client].read()
+
+    @invariant()
+    def nothing_is_wrong_so_far(self) -> None:
+        for wire, connection in zip(self.wires, self.connections, strict=True):
+            frames, _ = split_frames(wire.received)
+            self.history.check(connection, frames, whole=False)
+
+    def teardown(self) -> None:
+        while self.turns:
+            self.turn()
+        missed = 0
+        for wire, connection in zip(self.wires, self.connections, strict=True):
+            wire.read()
+            frames, rest = split_frames(wire.received)
+            assert rest == b""
+            missed += self.history.check(connection, frames)
+        assert missed == self.hub.counters.drops
+        for wire in [*self.wires, *self.others]:
+            wire.close()
+        assert not self.hub.streams
+        assert not self.cable.connections
+
+
+Membership.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestMembership = Membership.TestCase

@@ -1,0 +1,89 @@
+"""What a connection costs, in bytes and in objects."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from fastcable._connection import Connection
+from tests.harness import PATIENCE, LocalServer, ServerProcess
+from tests.swarm import Swarm
+
+CONNECTIONS = 2000
+BUDGET = 1536
+"""Bytes of process memory for one connection with one subscription."""
+
+# Memory comes in pages and the allocators' arenas of up to a megabyte, whatever the number of connections.
+NOISE = 1 << 20
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process's memory that are in RAM."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_process_grows_by_the_budget_and_shrinks_again(
+    spawn: Callable[..., ServerProcess], record_property: Callable[[str, object], None]
+) -> None:
+    server = spawn("--ping-interval", "0", "--idle-timeout", "0")
+    pid = server.process.pid
+    # What is made once, on first use, is no cost of a connection.
+    with Swarm(server.port) as swarm:
+        swarm.connect(100, "s")
+        assert server.post({"stream": "s", "data": 1})[0] == 200
+    while server.post({"stream": "s", "data": 1}) != (200, {"subscribers": 0}):
+        pass
+    before = resident(pid)
+    with Swarm(server.port) as swarm:
+        swarm.connect(CONNECTIONS, "s")
+        full = resident(pid)
+    each = (full - before) / CONNECTIONS
+    record_property("bytes_per_connection", each)
+    print(f"{each:.0f} bytes per connection")
+    assert full - before < CONNECTIONS * BUDGET + NOISE
+    # It is given back with one of the next beats of the clock.
+    end = time.monotonic() + PATIENCE
+    while resident(pid) - before >= NOISE:
+        assert time.monotonic() < end, f"{resident(pid) - before} bytes are left"
+        time.sleep(0.01)
+
+
+def test_a_connection_object_is_small_and_unknown_to_the_collector(serve: Callable[..., LocalServer]) -> None:
+    server = serve(ticking=False)
+    with server.connect("s"):
+        (connection,) = server.call(server.server.cable.oldest, 1)
+        assert type(connection) is Connection
+        assert connection.__sizeof__() <= 128
+        assert Connection.__basicsize__ <= 128
+        assert not gc.is_tracked(connection)
+
+
+def tracked() -> Counter[str]:
+    """The objects that the garbage collector knows of, by type."""
+    return Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
+
+
+def test_the_collector_has_nothing_of_ours_to_walk_through(serve: Callable[..., LocalServer]) -> None:
+    """Per connection there are only uvloop's own objects: no dict, task, timer, method or closure of ours."""
+    server = serve(ticking=False)
+    count = 500
+    gc.collect()
+    gc.disable()
+    try:
+        with Swarm(server.port) as swarm:
+            swarm.connect(100, "s")
+            before = tracked()
+            swarm.connect(count, "s")
+            grown = tracked() - before
+    finally:
+        gc.enable()
+    each = {kind: round(number / count) for kind, number in grown.items() if number >= count // 2}
+    clients = {"tests.swarm.Member": 1, "socket.socket": 1, "builtins.list": 1, "builtins.method": 1}
+    transports = {
+        "uvloop.loop.TCPTransport": 1, "uvloop.loop.PseudoSocket": 1, "weakref.KeyedRef": 1, "builtins.list": 1}
+    assert each == Counter(clients) + Counter(transports)
