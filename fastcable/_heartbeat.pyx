@@ -126,8 +126,14 @@ cdef class Heartbeat:
 
     cdef int close_idle(self, uint32_t now) except -1:
         cdef Peer* peer = self.cable.order.newer
-        while peer is not &self.cable.order and now - peer.heard >= self.idle_beats:
-            (<Connection>peer.connection).close(1001, "idle timeout")
+        cdef Connection connection
+        # The beat in which something was heard had begun before: the next whole ones count.
+        while peer is not &self.cable.order and now - peer.heard > self.idle_beats:
+            connection = <Connection>peer.connection
+            if connection.outbox is not None and connection.outbox.reading_paused:
+                self.cable.heard(peer)  # it may be talking, but is not listened to; the write timeout watches it
+            else:
+                connection.close(1001, "idle timeout")
             peer = self.cable.order.newer
         return 0
 

@@ -140,6 +140,6 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
     if settings.idle_timeout and not settings.ping_interval:
         yield (f"ping_interval is 0: clients that only listen are closed after the idle_timeout "
                f"of {settings.idle_timeout:g} s")
-    elif settings.idle_timeout and settings.idle_timeout <= settings.ping_interval:
-        yield (f"idle_timeout ({settings.idle_timeout:g} s) is not greater than ping_interval "
-               f"({settings.ping_interval:g} s): clients that only listen are closed before they are pinged")
+    elif settings.idle_timeout and settings.idle_timeout <= 1.5 * settings.ping_interval:
+        yield (f"idle_timeout ({settings.idle_timeout:g} s) is not greater than one and a half ping_interval "
+               f"({settings.ping_interval:g} s): clients that only listen may be closed before they are pinged")

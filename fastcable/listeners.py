@@ -11,9 +11,15 @@ import stat
 from fastcable.options import split_address
 from fastcable.settings import Settings
 
+FREE_PORT_ATTEMPTS = 10
+
 
 class CannotListen(Exception):
     """One line for the user: which address, and what is wrong with it."""
+
+
+class InUse(CannotListen):
+    """Somebody else listens there."""
 
 
 def open_sockets(settings: Settings) -> list[socket.socket]:
@@ -41,6 +47,15 @@ def name(sock: socket.socket) -> str:
 
 
 def _open_hosts(hosts: tuple[str, ...], port: int, settings: Settings) -> list[socket.socket]:
+    if port == 0:
+        # What is free at the first address need not be free at the others.
+        for _ in range(FREE_PORT_ATTEMPTS):
+            with contextlib.suppress(InUse):
+                return _open_all(hosts, port, settings)
+    return _open_all(hosts, port, settings)
+
+
+def _open_all(hosts: tuple[str, ...], port: int, settings: Settings) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for host in hosts:
@@ -92,8 +107,9 @@ def _bind(family: int, address: str | tuple[str, int] | tuple[str, int, int, int
         sock.listen(settings.backlog)
     except OSError as error:
         sock.close()
-        what = "already in use" if error.errno == errno.EADDRINUSE else error.strerror
-        raise CannotListen(f"cannot listen on {_shown(address)}: {what}") from error
+        if error.errno == errno.EADDRINUSE:
+            raise InUse(f"cannot listen on {_shown(address)}: already in use") from error
+        raise CannotListen(f"cannot listen on {_shown(address)}: {error.strerror}") from error
     return sock
 
 

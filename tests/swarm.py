@@ -13,7 +13,6 @@ from typing import Any, Self
 from fastcable.server import raise_descriptor_limit
 from tests.harness import CLOSE, PATIENCE, PING, TEXT, UPGRADE, frame
 
-
 PINGS = ((PING, b""), (TEXT, b'{"type":"ping"}'))
 
 

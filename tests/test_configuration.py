@@ -344,9 +344,9 @@ KEYLESS = "broadcast_listen is open to other machines, but without a broadcast_k
         ({}, {"broadcast_listen": "[::1]:1"}, []),
         ({}, {"broadcast_listen": "0.0.0.0:1"}, [KEYLESS]),
         ({}, {"broadcast_listen": "0.0.0.0:1", "broadcast_key": "k"}, []),
-        ({}, {"idle_timeout": "30.5"}, []),
-        ({}, {"idle_timeout": "30"}, ["idle_timeout (30 s) is not greater than ping_interval (30 s): clients that only "
-                                      "listen are closed before they are pinged"]),
+        ({}, {"idle_timeout": "45.5"}, []),
+        ({}, {"idle_timeout": "45"}, ["idle_timeout (45 s) is not greater than one and a half ping_interval (30 s): "
+                                      "clients that only listen may be closed before they are pinged"]),
         ({}, {"idle_timeout": "0"}, []),
         ({}, {"ping_interval": "0"}, ["ping_interval is 0: clients that only listen are closed after the idle_timeout "
                                       "of 60 s"]),

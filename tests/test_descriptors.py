@@ -7,14 +7,15 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fastcable.server import HTTP_DESCRIPTORS, RESERVED_DESCRIPTORS
 from tests.harness import PATIENCE, UPGRADE, Client, ServerProcess
-from tests.swarm import Swarm
+from tests.swarm import Member, Swarm
 
 LIMIT = 256
 ROOM = LIMIT - RESERVED_DESCRIPTORS
@@ -38,6 +39,10 @@ def cpu_time(pid: int) -> int:
     """User and system time of a process, in ticks (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def all_ended(members: Iterable[Member]) -> bool:
+    return all(member.ended for member in members)
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one(spawn: Callable[..., ServerProcess]) -> None:
@@ -93,7 +98,7 @@ def test_a_flood_of_connections_leaves_the_listener_and_the_clients_alone(
 
 
 def test_running_out_of_descriptors_is_survived(spawn: Callable[..., ServerProcess]) -> None:
-    """Its limit is lowered from outside to what it has open, so accept(2) fails with EMFILE; then it is raised again."""
+    """Its limit is lowered from outside to what it has open, so accept(2) fails with EMFILE; then raised again."""
     server = spawn(ulimit=f"-n {LIMIT}")
     pid = server.process.pid
 
@@ -107,7 +112,7 @@ def test_running_out_of_descriptors_is_survived(spawn: Callable[..., ServerProce
             assert files == list(range(len(files))), "free numbers below the limit"
             limit(len(files))
             unlucky = swarm.open(50, HEALTH)
-            swarm.run_until(lambda unlucky=unlucky: all(other.ended for other in unlucky))
+            swarm.run_until(partial(all_ended, unlucky))
             assert not any(other.head for other in unlucky)
             limit(LIMIT)
             assert health(server.port) == 200

@@ -8,7 +8,7 @@ import struct
 import termios
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import cast
 
 import pytest
@@ -18,15 +18,16 @@ from fastcable._heartbeat import Heartbeat
 from fastcable.deadlines import Deadlines
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.settings import Settings
-from tests.harness import CLOSE, PING, PONG, TEXT, Client, LocalServer, Serve
+from tests.harness import CLOSE, PING, PONG, TEXT, Client, LocalServer, Serve, frame
 
 JSON_PING = (TEXT, b'{"type":"ping"}')
 WEBSOCKET_PING = (PING, b"")
 IDLE_CLOSE = (CLOSE, (1001).to_bytes(2, "big") + b"idle timeout")
 
-# Beats are half a second: six to a ping interval, twelve to an idle timeout, four to a write timeout.
+# Beats are half a second: six to a ping interval, four to a write timeout, twelve to an idle timeout, and one more that
+# had begun when the peer was last heard.
 SMALL = {"ping_interval": 3.0, "idle_timeout": 6.0, "write_timeout": 2.0}
-SLOTS, IDLE_BEATS, WRITE_BEATS = 6, 12, 4
+SLOTS, IDLE_BEATS, WRITE_BEATS = 6, 13, 4
 
 
 class Beats:
@@ -493,3 +494,19 @@ def test_a_stopped_clock_is_cancelled(loop: FakeLoop, heartbeat: FakeHeartbeat) 
     loop.advance(100.5)
     clock.stop()
     assert [handle.cancelled for handle in loop.handles] == [True]
+
+
+def test_who_is_not_read_is_not_taken_for_silent(serve: Serve) -> None:
+    """A peer whose answers pile up may be talking: the write timeout watches it."""
+    with_limits = {**SMALL, "write_timeout": 0, "max_pending_messages": 4, "send_buffer": 4096}
+    server = serve(ticking=False, **with_limits)
+    with server.connect(receive_buffer=4096) as client:
+        connection = server.connection()
+        question = b'{"type":"subscribe","stream":"%b"}' % (b"s" * 200)
+        client.socket.setblocking(False)
+        with suppress(BlockingIOError):  # when the server reads no more
+            while True:
+                client.socket.send(frame(TEXT, question))
+        server.wait_until(lambda: server.server.cable.blocked)
+        server.beat(3 * with_limits["idle_timeout"])
+        assert server.call(server.server.cable.oldest, 1) == [connection]

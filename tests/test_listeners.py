@@ -13,11 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastcable import listeners
-from fastcable.listeners import CannotListen
+from fastcable.listeners import CannotListen, InUse
 from fastcable.settings import Settings
 from tests.harness import PATIENCE, Client, LocalServer, Serve, post
 
@@ -97,12 +98,35 @@ def test_half_of_localhost_in_use_is_in_use(taken: int) -> None:
 
 
 def test_sockets_that_were_open_already_are_closed_again() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+    with socket.create_server(("127.0.0.9", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(CannotListen, match=f"^cannot listen on ::1 port {port}: already in use$"):
-            listeners.open_sockets(Settings(port=port))
-        with socket.create_server(("127.0.0.1", port)):
+        with pytest.raises(CannotListen, match=rf"^cannot listen on 127\.0\.0\.9 port {port}: already in use$"):
+            listeners.open_sockets(Settings(host=("127.0.0.8", "127.0.0.9"), port=port))
+        with socket.create_server(("127.0.0.8", port)):
             pass
+
+
+def test_a_port_that_is_free_at_one_address_only_is_not_taken_for_port_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = listeners._bind
+    ports = []
+
+    def bind_if_it_is_the_third(family: int, address: Any, settings: Settings) -> socket.socket:
+        if address[0] == "127.0.0.9":
+            ports.append(address[1])
+            if len(ports) < 3:
+                raise InUse("taken")
+        return bind(family, address, settings)
+
+    monkeypatch.setattr(listeners, "_bind", bind_if_it_is_the_third)
+    sockets = listeners.open_sockets(Settings(host=("127.0.0.8", "127.0.0.9"), port=0))
+    assert [sock.getsockname()[1] for sock in sockets] == [ports[2], ports[2]]
+    for sock in sockets:
+        sock.close()
+
+
+def test_port_0_is_not_tried_for_ever() -> None:
+    with pytest.raises(CannotListen, match=r"^cannot listen on 127\.0\.0\.1 port \d+: already in use$"):
+        listeners.open_sockets(Settings(host=("127.0.0.1", "127.0.0.1"), port=0))
 
 
 def test_an_address_that_is_named_twice_is_in_use() -> None:

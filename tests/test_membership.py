@@ -7,7 +7,8 @@ import json
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -128,6 +129,10 @@ def command(kind: str, stream: str) -> bytes:
     return json.dumps({"type": kind, "stream": stream}).encode()
 
 
+def all_ended(members: Iterable[Member]) -> bool:
+    return all(member.ended for member in members)
+
+
 class Bustle:
     """A server whose slices are as short as can be, its clients, and what they do at random."""
 
@@ -154,6 +159,7 @@ class Bustle:
         }
         for connection in self.server.call(self.server.server.cable.oldest, len(self.clients) + count):
             if connection not in self.clients:
+                assert connection.transport is not None
                 self.clients[connection] = members[connection.transport.get_extra_info("peername")]
 
     def publish(self) -> None:
@@ -194,7 +200,7 @@ class Bustle:
 
         self.server.call(close)
         members = [self.clients[connection] for connection in connections]
-        self.swarm.run_until(lambda: all(member.ended for member in members))
+        self.swarm.run_until(partial(all_ended, members))
         for member in members:
             assert member.close_code == 1001
             member.frames.pop()
@@ -250,17 +256,16 @@ def test_commands_and_ends_that_come_over_the_wire(serve: Callable[..., LocalSer
             batch = [{"stream": choose.choice(STREAMS), "data": [number + index]} for index in range(5)]
             assert post(server.port, batch)[0] == 200
             gone = choose.sample(list(bustle.clients), 3)
-            for connection, how in zip(gone, ["close", "fin", "abort"], strict=True):
-                member = bustle.clients[connection]
+            leaving = [bustle.clients[connection] for connection in gone]
+            for connection, member, how in zip(gone, leaving, ["close", "fin", "abort"], strict=True):
                 if how == "close":
                     member.send(frame(CLOSE, b"\x03\xe8"))
                 elif how == "fin":
                     member.socket.shutdown(socket.SHUT_WR)
                 else:
                     server.call(connection.abort)
-            swarm.run_until(lambda gone=gone: all(bustle.clients[each].ended for each in gone))
-            for connection in gone:
-                member = bustle.clients[connection]
+            swarm.run_until(partial(all_ended, leaving))
+            for connection, member in zip(gone, leaving, strict=True):
                 if member.close_code:
                     member.frames.pop()
                 server.call(bustle.history.left, connection)
@@ -301,13 +306,8 @@ def test_those_who_stall_are_told_exactly_what_they_missed(serve: Callable[..., 
         assert server.call(lambda: len(server.server.cable.blocked))
         for member in stalling:
             swarm.resume(member)
-        server_cable = server.server.cable
-
-        async def unblocked() -> None:
-            while server_cable.blocked or not bustle.hub.idle:
-                await asyncio.sleep(0)
-
-        bustle.run(unblocked())
+        cable, hub = server.server.cable, bustle.hub
+        swarm.run_until(lambda: server.call(lambda: not cable.blocked and hub.idle))
         bustle.end(connections)
         missed = bustle.check(connections)
         assert missed == counters.drops > 0

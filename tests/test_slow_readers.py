@@ -7,10 +7,12 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from fastcable._connection import Cable
 from tests.harness import CLOSE, TEXT, LocalServer, ServerProcess, post
 from tests.swarm import Member, Swarm, split_frames
 
@@ -51,15 +53,15 @@ class Exact:
 
 def broadcast(port: int, swarm: Swarm, healthy: Sequence[Exact], numbers: range) -> None:
     """Post messages in batches, no faster than the healthy clients can read."""
-    start = healthy[0].size - numbers.start * FRAME_SIZE
+
+    def wait_for(number: int) -> None:
+        swarm.run_until(lambda: min(client.size for client in healthy) >= number * FRAME_SIZE)
+
     for first in range(numbers.start, numbers.stop, BATCH):
-        batch = range(first, min(first + BATCH, numbers.stop))
-        due = start + (batch.stop - WINDOW) * FRAME_SIZE
-        swarm.run_until(lambda due=due: min(client.size for client in healthy) >= due)  # type: ignore[misc]
-        status, _ = post(port, [{"stream": "s", "data": payload(number)} for number in batch])
+        wait_for(first + BATCH - WINDOW)
+        status, _ = post(port, [{"stream": "s", "data": payload(number)} for number in range(first, first + BATCH)])
         assert status == 200
-    end = start + numbers.stop * FRAME_SIZE
-    swarm.run_until(lambda: min(client.size for client in healthy) >= end)
+    wait_for(numbers.stop)
 
 
 class Account:
@@ -136,10 +138,14 @@ def test_a_fifth_of_the_readers_stalls_and_the_others_do_not_notice(
         for member, client in zip(swarm.connect(800, "s"), healthy, strict=True):
             member.received = client
         stalled = swarm.connect(200, "s", receive_buffer=SMALL_BUFFER)
+        slow = [follow(member) for member in stalled]
+        # Sockets that were used keep a little; so all are before the first look.
+        broadcast(server.port, swarm, healthy, range(BATCH))
+        swarm.run_until(partial(have, slow, BATCH))
         for member in stalled:
             swarm.stall(member)
         memory, kernel = resident(pid), kernel_socket_memory(stalled)
-        broadcast(server.port, swarm, healthy, range(MESSAGES))
+        broadcast(server.port, swarm, healthy, range(BATCH, MESSAGES))
         growth = resident(pid, "VmHWM") - memory
         per_reader = (kernel_socket_memory(stalled) - kernel) / len(stalled)
         record_property("rss_growth", growth)
@@ -148,21 +154,44 @@ def test_a_fifth_of_the_readers_stalls_and_the_others_do_not_notice(
         assert growth < 32 * KB * KB
         assert per_reader < 128 * KB
 
-        back = [follow(member) for member in stalled[:100]]
+        back = slow[:100]
         for member in stalled[:100]:
             swarm.resume(member)
-        swarm.run_until(lambda: all(account.accounted == MESSAGES for account in back))
+        swarm.run_until(partial(have, back, MESSAGES))
         # What they did get is what waited for them: in our queue, 256 messages, and in the kernel.
-        assert all(account.gaps == 1 and 256 <= account.delivered < 256 + 64 for account in back)
+        assert all(account.gaps == 1 and 256 <= account.delivered - BATCH < 256 + 64 for account in back)
         broadcast(server.port, swarm, healthy, range(MESSAGES, MESSAGES + WINDOW))
-        swarm.run_until(lambda: all(account.accounted == MESSAGES + WINDOW for account in back))
+        swarm.run_until(partial(have, back, MESSAGES + WINDOW))
         assert all(account.gaps == 1 for account in back)
 
 
-def publish(server: LocalServer, numbers: range) -> None:
-    """Broadcast messages, all in one turn of the server's loop."""
-    data = [json.dumps(payload(number)).encode() for number in numbers]
-    server.call(lambda: [server.server.hub.publish("s", each) for each in data])
+def publish(server: LocalServer, first: int, count: int = 1) -> int:
+    """Broadcast so many messages from this number on, all in one turn of the server's loop; the next number."""
+    messages = [json.dumps(payload(number)).encode() for number in range(first, first + count)]
+
+    def work() -> None:
+        for message in messages:
+            server.server.hub.publish("s", message)
+
+    server.call(work)
+    server.wait_until(lambda: server.server.hub.idle)
+    return first + count
+
+
+def publish_to(server: LocalServer, swarm: Swarm, healthy: Sequence[Account], total: int) -> None:
+    """Broadcast messages, no faster than the healthy clients can read."""
+    sent = 0
+    while sent < total:
+        sent = publish(server, sent, BATCH)
+        swarm.run_until(partial(have, healthy, sent))
+
+
+def have(clients: Sequence[Account], number: int) -> bool:
+    return all(client.accounted == number for client in clients)
+
+
+def waiting_messages(cable: Cable) -> int:
+    return sum(connection.outbox.messages for connection in cable.blocked if connection.outbox is not None)
 
 
 def test_every_message_is_counted_as_delivered_or_dropped(serve: Callable[..., LocalServer]) -> None:
@@ -174,21 +203,20 @@ def test_every_message_is_counted_as_delivered_or_dropped(serve: Callable[..., L
         stalled = swarm.connect(20, "s", receive_buffer=SMALL_BUFFER)
         for member in stalled:
             swarm.stall(member)
-        for first in range(0, total, BATCH):
-            publish(server, range(first, first + BATCH))
-            swarm.run_until(lambda first=first: all(client.delivered == first + BATCH for client in healthy))
+        publish_to(server, swarm, healthy, total)
+        assert all(client.delivered == total for client in healthy)
         assert server.call(lambda: set(cable.blocked)) == set(server.call(lambda: cable.oldest(60)[40:]))
         back = [follow(member) for member in stalled[:10]]
         for member in stalled[:10]:
             swarm.resume(member)
-        swarm.run_until(lambda: all(client.accounted == total for client in back))
+        swarm.run_until(partial(have, back, total))
         server.wait_until(lambda: len(cable.blocked) == 10)
         assert counters.gaps == sum(client.gaps for client in back) == 10
 
         # The others take nothing for as long as write_timeout allows, and a beat more: the first one takes note.
         server.beat(2.0)
         assert server.call(lambda: cable.connections) == 60
-        waiting = server.call(lambda: sum(connection.outbox.messages for connection in cable.blocked))
+        waiting = server.call(waiting_messages, cable)
         dropped = counters.drops
         server.beat(server.server.heartbeat.seconds)
         server.wait_until(lambda: cable.connections == 50)
@@ -217,30 +245,24 @@ def test_who_stalls_again_and_again_loses_only_what_is_over_its_limits(
         (member,) = swarm.connect(1, "s", receive_buffer=SMALL_BUFFER)
         client = follow(member)
         sent = 0
-        for _ in range(3):
+
+        def block(sent: int) -> int:
+            """Send until the socket is full."""
             swarm.stall(member)
-            while not server.call(lambda: cable.blocked):
-                publish(server, range(sent, sent + 1))
-                sent += 1
-                server.wait_until(lambda: server.server.hub.idle)
-            publish(server, range(sent, sent + 8))
-            sent += 8
-            server.wait_until(lambda: server.server.hub.idle)
+            while not server.call(lambda: len(cable.blocked)):
+                sent = publish(server, sent)
+            return sent
+
+        for _ in range(3):
+            sent = publish(server, block(sent), 8)
             swarm.resume(member)
-            swarm.run_until(lambda: client.delivered == sent)  # noqa: B023: done before the next round
+            swarm.run_until(partial(have, [client], sent))
             server.wait_until(lambda: not cable.blocked)
         assert (counters.drops, counters.gaps, counters.slow_closes) == (0, 0, 0)
-        swarm.stall(member)
-        while not server.call(lambda: cable.blocked):
-            publish(server, range(sent, sent + 1))
-            sent += 1
-            server.wait_until(lambda: server.server.hub.idle)
-        publish(server, range(sent, sent + 9))
-        sent += 9
-        server.wait_until(lambda: server.server.hub.idle)
+        sent = publish(server, block(sent), 9)
         swarm.resume(member)
         if slow_consumer == "drop":
-            swarm.run_until(lambda: client.accounted == sent)
+            swarm.run_until(partial(have, [client], sent))
             assert (client.missed, client.gaps) == (1, 1)
             assert (counters.drops, counters.gaps, counters.slow_closes) == (1, 1, 0)
         else:
@@ -258,9 +280,7 @@ def test_slow_consumer_close_ends_with_a_close_frame(serve: Callable[..., LocalS
         stalled = swarm.connect(20, "s", receive_buffer=SMALL_BUFFER)
         for member in stalled:
             swarm.stall(member)
-        for first in range(0, 500, BATCH):
-            publish(server, range(first, first + BATCH))
-            swarm.run_until(lambda first=first: all(client.delivered == first + BATCH for client in healthy))
+        publish_to(server, swarm, healthy, 500)
         assert counters.slow_closes == 20
         assert server.call(server.server.hub.subscribers, "s") == 20
         late = [follow(member) for member in stalled]
