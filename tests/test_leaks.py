@@ -20,7 +20,7 @@ from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Subscriber
 from fastcable.dialects.simple import SimpleDialect
 from fastcable.server import HTTP_DESCRIPTORS
-from tests.harness import CLOSE, TEXT, UPGRADE, LocalServer, frame
+from tests.harness import CLOSE, PATIENCE, TEXT, UPGRADE, LocalServer, frame
 from tests.swarm import Member, Swarm
 
 CONNECTIONS = 1000
@@ -134,7 +134,7 @@ def reset_while_stalled(scene: Scene) -> None:
 
 def idle_timeout(scene: Scene) -> None:
     members = scene.connect()
-    scene.server.beat(60.0)
+    scene.server.beat(60.0 + scene.server.server.heartbeat.seconds)
     scene.ended(members, code=1001)
 
 
@@ -257,9 +257,10 @@ def drain(scene: Scene) -> None:
     idle = scene.swarm.open(10, KEEPALIVE)
     silent = scene.swarm.open(10)
     scene.server.wait_until(lambda: len(scene.server.server.requests) == 20)
-    asyncio.run_coroutine_threadsafe(scene.server.server.drain(), scene.server.loop)
+    draining = asyncio.run_coroutine_threadsafe(scene.server.server.drain(), scene.server.loop)
     scene.ended(members, code=1001)
     scene.ended([*idle, *silent])
+    draining.result(PATIENCE)
 
 
 def abort(scene: Scene) -> None:
