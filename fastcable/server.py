@@ -161,12 +161,12 @@ class Server:
         for protocol in list(self.requests):
             protocol.close_if_idle()
         step = max(math.ceil(self.cable.connections * DRAIN_STEP / spread), 50) if spread else sys.maxsize
-        while (open_clients := self.cable.oldest(step)) or self.cable.connections or self.requests:
-            if self.loop.time() >= end:
-                break
-            for client in open_clients:
+        while True:
+            for client in self.cable.oldest(step):
                 client.close(1001, "server stopping")
-            await asyncio.sleep(DRAIN_STEP if open_clients and self.cable.oldest(1) else DRAIN_STEP / 10)
+            if not (self.cable.connections or self.requests) or self.loop.time() >= end:
+                break
+            await asyncio.sleep(DRAIN_STEP if self.cable.oldest(1) else DRAIN_STEP / 10)
         self.abort()
 
     def abort(self) -> None:
@@ -250,6 +250,7 @@ async def _serve(server: Server) -> int:
         server.abort()
         await server.stop()
         return 1
+    draining.result()
     await server.stop()
     logger.info("stopped")
     return 0

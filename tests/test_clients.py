@@ -177,7 +177,7 @@ class Terminal:
 
     def __exit__(self, *exception: object) -> None:
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(PATIENCE)
         self.output.join()
         os.close(self._master)

@@ -1,0 +1,64 @@
+"""The rooms of the package stand on each other, and imports point downwards only."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "fastcable"
+
+LAYERS = (
+    # what is known of nothing else
+    ("options", "log", "stream_name", "deadlines", "response", "_json", "_frames"),
+    ("settings", "handshake", "request", "chunked"),
+    ("configuration", "listeners", "client.listen", "client.publish"),
+    # streams, then those who are subscribed to them, then their fan-out and clock
+    ("_hub",),
+    ("brokers", "brokers.memory", "dialects", "dialects.simple", "_connection"),
+    ("_fanout",),
+    ("_heartbeat",),
+    # HTTP in front of them
+    ("endpoints",),
+    ("http", "heartbeat"),
+    ("server",),
+    ("cli",),
+    ("__main__",),
+)
+IMPORT = re.compile(
+    r"^( *)(?:from (fastcable[\w.]*|\.\w*) c?import \(?([\w, ]+)|import (fastcable[\w.]*))", re.MULTILINE
+)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".pyx")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        found[name] = path
+    return found
+
+
+def imports(path: Path, known: set[str]) -> set[str]:
+    """The modules of the package that one imports when it runs (not only for its types)."""
+    found = set()
+    text = re.sub(r"^if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", path.read_text(), flags=re.MULTILINE)
+    for _, package, names, plain in IMPORT.findall(text):
+        base = (plain or package).removeprefix("fastcable").strip(".")
+        submodules = {f"{base}.{name.strip()}".strip(".") for name in names.split(",")}
+        found |= {base, *submodules} & known
+    return found - {""}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert sorted(name for layer in LAYERS for name in layer) == sorted(modules().keys() - {"", "client"})
+
+
+def test_imports_point_downwards() -> None:
+    level = {name: index for index, layer in enumerate(LAYERS) for name in layer} | {"client": 0}
+    upwards = [
+        f"{name} imports {other}"
+        for name, path in modules().items() if name in level
+        for other in imports(path, set(level))
+        # Neighbours may know each other's interface (brokers.memory that of brokers), but not in a circle.
+        if level[other] > level[name] or (level[other] == level[name] and name in imports(modules()[other], set(level)))
+    ]
+    assert upwards == []
