@@ -2,7 +2,8 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastcable._frames cimport FrameParser
-from fastcable._hub cimport Counters, Group, Hub, Subscriber
+from fastcable._hub cimport Group, Hub, Subscriber
+from fastcable._outbox cimport Chunk, Outbox
 
 
 cdef struct Peer:
@@ -12,42 +13,6 @@ cdef struct Peer:
     Peer* older  # in the order in which they were last heard
     Peer* newer
     void* connection  # borrowed: whoever holds a Peer is told by Connection.leave
-
-
-cdef struct Waiting:
-    void* data  # a bytes object, owned
-    size_t start
-    size_t end
-    uint32_t messages  # 0 for an answer
-
-
-cdef class Chunk:
-    cdef bytes data
-    cdef uint32_t count
-    cdef uint32_t* ends
-    cdef uint64_t limit
-
-    cdef size_t end_of(self, uint32_t index) noexcept
-
-
-cdef class Outbox:
-    cdef Waiting* items
-    cdef size_t head
-    cdef size_t length
-    cdef size_t capacity
-    cdef readonly size_t size
-    cdef readonly size_t frames
-    cdef readonly size_t messages
-    cdef readonly dict missed
-    cdef bytes pong
-    cdef bint writing_paused
-    cdef bint reading_paused
-    cdef size_t unsent
-    cdef uint32_t progress
-
-    cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages) except -1
-    cdef uint32_t shift(self) noexcept
-    cdef void clear(self) noexcept
 
 
 cdef class Cable:
@@ -72,6 +37,7 @@ cdef class Cable:
     cdef uint32_t now
 
     cdef FrameParser new_parser(self)
+    cdef bint is_full(self, Outbox outbox) noexcept
     cdef void heard(self, Peer* peer) noexcept
     cdef void forget(self, Peer* peer) noexcept
 

@@ -3,19 +3,12 @@ from collections.abc import Callable
 
 from fastcable._heartbeat import Heartbeat
 from fastcable._hub import Hub, Subscriber
+from fastcable._outbox import Outbox
 from fastcable.deadlines import Deadlines
 from fastcable.dialects import Dialect
 from fastcable.settings import Settings
 
 def alive_connections() -> int: ...
-
-class Outbox:
-    @property
-    def size(self) -> int: ...
-    @property
-    def frames(self) -> int: ...
-    @property
-    def messages(self) -> int: ...
 
 class Cable:
     heartbeat: Heartbeat

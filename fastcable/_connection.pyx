@@ -27,16 +27,13 @@ it, and the reset would eat our close frame (RFC 6455 §7.1.1).
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memmove, memset
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
 
-from fastcable._frames cimport (
-    BINARY, CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame,
-)
-from fastcable._hub cimport Group, Hub, Subscriber
+from fastcable._frames cimport CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
+from fastcable._hub cimport Counters, Group, Hub, Subscriber
+from fastcable._outbox cimport Chunk, Outbox, Waiting
 
 import logging
 
@@ -48,10 +45,10 @@ cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
         iovec* msg_iov
         size_t msg_iovlen
-    ssize_t send(int fd, const void* data, size_t size, int flags)
     struct linger:
         int l_onoff
         int l_linger
+    ssize_t send(int fd, const void* data, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
     enum:
@@ -76,73 +73,6 @@ cdef Py_ssize_t alive = 0
 def alive_connections() -> int:
     """How many Connection objects exist in this process, open or not."""
     return alive
-
-
-cdef class Chunk:
-    """Frames of one group, joined: `count` messages, `ends[i]` the end of each, for members with a ticket below
-    `limit`."""
-
-    def __dealloc__(self):
-        PyMem_Free(self.ends)
-
-    cdef size_t end_of(self, uint32_t index) noexcept:
-        return self.ends[index] if self.ends is not NULL else <size_t>PyBytes_GET_SIZE(self.data)
-
-
-cdef class Outbox:
-    """What waits for a socket that is full: `frames` frames, `messages` of them messages, `size` bytes in all."""
-
-    def __dealloc__(self):
-        self.clear()
-        PyMem_Free(self.items)
-
-    cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages) except -1:
-        cdef Waiting* items
-        cdef Waiting* last
-        cdef size_t capacity
-        self.size += end - start
-        self.frames += 1
-        self.messages += messages
-        if self.length:
-            last = &self.items[self.head + self.length - 1]
-            if last.data == <void*>data and last.end == start:
-                last.end = end
-                last.messages += messages
-                return 0
-        if self.head + self.length == self.capacity:
-            if self.head >= self.length and self.head:
-                memmove(self.items, self.items + self.head, self.length * sizeof(Waiting))
-                self.head = 0
-            else:
-                capacity = self.capacity * 2 if self.capacity else 8
-                items = <Waiting*>PyMem_Realloc(self.items, capacity * sizeof(Waiting))
-                if items is NULL:
-                    raise MemoryError()
-                self.items = items
-                self.capacity = capacity
-        Py_INCREF(data)
-        self.items[self.head + self.length] = Waiting(<void*>data, start, end, messages)
-        self.length += 1
-        return 0
-
-    cdef uint32_t shift(self) noexcept:
-        """Remove the first entry; its number of messages."""
-        cdef Waiting first = self.items[self.head]
-        self.head += 1
-        self.length -= 1
-        self.size -= first.end - first.start
-        self.frames -= first.messages if first.messages else 1
-        self.messages -= first.messages
-        Py_DECREF(<bytes>first.data)
-        if self.length == 0:
-            self.head = 0
-        return first.messages
-
-    cdef void clear(self) noexcept:
-        while self.length:
-            self.shift()
-        self.pong = None
-        self.missed = None
 
 
 cdef class Cable:
@@ -170,6 +100,9 @@ cdef class Cable:
 
     cdef FrameParser new_parser(self):
         return FrameParser(self.max_message_size, self.max_fragments)
+
+    cdef bint is_full(self, Outbox outbox) noexcept:
+        return outbox.frames >= self.max_pending_messages or outbox.size >= self.max_pending_bytes
 
     cdef void heard(self, Peer* peer) noexcept:
         """Note that a peer is alive: it goes to the young end of the order."""
@@ -363,9 +296,7 @@ cdef class Connection(Subscriber):
         cdef Outbox outbox = self.outbox
         if outbox is not None:
             outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
-            if (
-                outbox.frames >= self.cable.max_pending_messages or outbox.size >= self.cable.max_pending_bytes
-            ) and self.state == OPEN and not outbox.reading_paused:
+            if self.cable.is_full(outbox) and self.state == OPEN and not outbox.reading_paused:
                 outbox.reading_paused = True
                 self.transport.pause_reading()
             return 0
@@ -391,7 +322,7 @@ cdef class Connection(Subscriber):
             counters.drops += chunk.count
             return 0
         for index in range(chunk.count):
-            if outbox.frames >= self.cable.max_pending_messages or outbox.size >= self.cable.max_pending_bytes:
+            if self.cable.is_full(outbox):
                 counters.drops += chunk.count - index
                 if self.cable.close_slow:
                     self.close_slow()

@@ -1,7 +1,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastcable._connection cimport Chunk, Peer
+from fastcable._connection cimport Peer
 from fastcable._hub cimport Group, Subscriber
+from fastcable._outbox cimport Chunk
 
 
 cdef struct Member:

@@ -18,9 +18,10 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastcable._connection cimport Chunk, Connection, Peer
+from fastcable._connection cimport Connection, Peer
 from fastcable._frames cimport header_size, join_frames
 from fastcable._hub cimport Group, Subscriber, monotonic_ns
+from fastcable._outbox cimport Chunk
 
 from collections import deque
 

@@ -15,12 +15,12 @@ Deadlines. The cable keeps its connections in the order in which they were last 
 only the head of the order is looked at. Of the blocked ones, who are few, each is asked in each beat.
 """
 
-from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 
-from fastcable._connection cimport Cable, Chunk, Connection, Peer
+from fastcable._connection cimport Cable, Connection, Peer
 from fastcable._fanout cimport Members
 from fastcable._frames cimport PING, TEXT, encode_frame
+from fastcable._outbox cimport Chunk
 
 cdef extern from *:
     """

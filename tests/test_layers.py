@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 
 LAYERS = (
     # what is known of nothing else
-    ("options", "log", "stream_name", "deadlines", "response", "_json", "_frames"),
+    ("options", "log", "stream_name", "deadlines", "response", "_json", "_frames", "_outbox"),
     ("settings", "handshake", "request", "chunked"),
     ("configuration", "listeners", "client.listen", "client.publish"),
     # streams, then those who are subscribed to them, then their fan-out and clock

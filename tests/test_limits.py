@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from fastcable._connection import Connection, Outbox
+from fastcable._connection import Connection
+from fastcable._outbox import Outbox
 from fastcable.dialects.simple import KEY, SimpleDialect
 from fastcable.server import RESERVED_DESCRIPTORS, connection_limit
 from fastcable.settings import Settings, SettingsError
