@@ -328,9 +328,10 @@ def _listen(arguments: Sequence[str]) -> int:
     streams = [_utf8("STREAM", word) for word in parsed.words]
 
     from fastcable.client import listen
+    from fastcable.client.websocket import Target
 
     try:
-        target = listen.Target.parse(parsed.values.get("--url", LISTEN_URL))
+        target = Target.parse(parsed.values.get("--url", LISTEN_URL))
     except ValueError as error:
         raise UsageError(f"--url: {error}") from None
     return listen.run(streams, target)

@@ -36,7 +36,24 @@ UPGRADE = (
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
 
-class LocalServer:
+class Reachable:
+    """A server that is reached by its port."""
+
+    port: int
+
+    def post(self, body: object, **headers: str) -> tuple[int, Any]:
+        return post(self.port, body, **headers)
+
+    def connect(self, *streams: str, **options: Any) -> Client:
+        """A WebSocket client, subscribed to these streams."""
+        client = Client(self.port, **options)
+        client.upgrade()
+        for stream in streams:
+            client.subscribe(stream)
+        return client
+
+
+class LocalServer(Reachable):
     """A server on a uvloop loop in a thread of this process, so that a test can look into it: `call` runs a function
     there. With `ticking=False` its clock stands still, and the test beats it."""
 
@@ -66,6 +83,8 @@ class LocalServer:
             assert self.server._clock is not None
             self.server._clock.stop()
         self.address = self.server.sockets[0].getsockname()
+        if isinstance(self.address, tuple):
+            self.port = int(self.address[1])
 
     async def _stop(self) -> None:
         self.server.abort()
@@ -76,10 +95,6 @@ class LocalServer:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
-
-    @property
-    def port(self) -> int:
-        return int(self.address[1])
 
     def run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE)
@@ -141,23 +156,13 @@ class LocalServer:
         """Broadcast from within; delivered in the next turn of the loop."""
         self.call(self.server.hub.publish, stream, json.dumps(data).encode())
 
-    def post(self, body: object, **headers: str) -> tuple[int, Any]:
-        return post(self.port, body, **headers)
-
-    def connect(self, *streams: str, **options: Any) -> Client:
-        """A WebSocket client, subscribed to these streams."""
-        client = Client(self.port, **options)
-        client.upgrade()
-        for stream in streams:
-            client.subscribe(stream)
-        return client
 
 
 Serve = Callable[..., LocalServer]
 """The fixture `serve`."""
 
 
-class ServerProcess:
+class ServerProcess(Reachable):
     """`fastcable serve` as a process of its own; `line` is its start line. `ulimit` is given to the shell's command of
     that name before."""
 
@@ -207,15 +212,6 @@ class ServerProcess:
         self._reader.join()
         return code
 
-    def post(self, body: object, **headers: str) -> tuple[int, Any]:
-        return post(self.port, body, **headers)
-
-    def connect(self, *streams: str, **options: Any) -> Client:
-        client = Client(self.port, **options)
-        client.upgrade()
-        for stream in streams:
-            client.subscribe(stream)
-        return client
 
 
 Spawn = Callable[..., ServerProcess]

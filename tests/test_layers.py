@@ -11,7 +11,8 @@ LAYERS = (
     # what is known of nothing else
     ("options", "log", "stream_name", "deadlines", "response", "_json", "_frames", "_outbox"),
     ("settings", "handshake", "request", "chunked"),
-    ("configuration", "listeners", "client.listen", "client.publish"),
+    ("configuration", "listeners", "client.publish", "client.websocket"),
+    ("client.listen",),
     # streams, then those who are subscribed to them, then their fan-out and clock
     ("_hub",),
     ("brokers", "brokers.memory", "dialects", "dialects.simple", "_connection"),

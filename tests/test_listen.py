@@ -26,7 +26,8 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection
 
 from fastcable._frames import encode_close, encode_frame
-from fastcable.client.listen import Listener, Lost, Target, WebSocket, parse_head
+from fastcable.client.listen import Listener, parse_head
+from fastcable.client.websocket import Lost, Target, WebSocket
 from tests.harness import PATIENCE, LocalServer
 
 ROOT = str(Path(__file__).parent.parent)
