@@ -38,6 +38,7 @@ cdef class Cable:
 
     cdef FrameParser new_parser(self)
     cdef bint is_full(self, Outbox outbox) noexcept
+    cdef bint answers_fill(self, Outbox outbox, int part) noexcept
     cdef void heard(self, Peer* peer) noexcept
     cdef void forget(self, Peer* peer) noexcept
 
@@ -60,6 +61,7 @@ cdef class Connection(Subscriber):
     cdef int fd
     cdef uint16_t phase  # the heartbeat's
     cdef uint8_t state
+    cdef uint8_t resting  # has had its share of this turn of the loop
 
     cdef int read(self, FrameParser parser) except -1
     cdef int write(self, bytes frame) except -1
@@ -72,5 +74,6 @@ cdef class Connection(Subscriber):
     cdef int closed_by_peer(self, int code) except -1
     cdef int leave(self, State state) except -1
     cdef int finish(self) except -1
+    cdef int read_on(self) except -1
     cdef bint stalled(self, uint32_t allowance) except -1
     cpdef fail(self, int code, str reason)

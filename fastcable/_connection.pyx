@@ -4,13 +4,15 @@
 Theory of operation
 -------------------
 Reading. Between messages a connection has no parser: the cable's one parser is lent to whoever receives something, and
-stays with a connection only while that holds part of a message.
+stays with a connection only while that holds part of a message. After EVENTS frames the rest waits for the next turn of
+the loop, and nothing more is read until then, so a peer that talks without pause holds up nobody else.
 
 Writing. While the socket takes everything, frames go to `send(2)` on the transport's descriptor; the transport's own
 queue is empty, so order holds. What does not fit is handed to the transport, which waits for the socket and finds its
 errors. From then until `resume_writing` the connection is *blocked*: it has an outbox, a queue of references to frames
 that other connections may share, and hands the transport nothing more, because the transport spends some 800 bytes on
-each write. In the outbox answers are always queued; a peer that lets them pile up is not read. Messages are dropped
+each write. In the outbox answers are always queued; a peer that lets them pile up is not read until half of them are
+gone. Messages are dropped
 while the outbox is full (`slow_consumer`: or the connection is closed), counted per stream, and told by the dialect's
 `gap` before the next message of that stream, or when the outbox has emptied, whichever is first.
 
@@ -64,6 +66,8 @@ cdef extern from "<sys/ioctl.h>" nogil:
 
 cdef enum:
     IOVECS = 64
+    # Frames of one connection that are dealt with in one turn of the loop: up to a millisecond.
+    EVENTS = 64
 
 logger = logging.getLogger("fastcable")
 
@@ -103,6 +107,13 @@ cdef class Cable:
 
     cdef bint is_full(self, Outbox outbox) noexcept:
         return outbox.frames >= self.max_pending_messages or outbox.size >= self.max_pending_bytes
+
+    cdef bint answers_fill(self, Outbox outbox, int part) noexcept:
+        """Whether the answers in an outbox fill one `part`th of its limits."""
+        return (
+            outbox.frames - outbox.messages >= self.max_pending_messages // part
+            or outbox.answers_size >= self.max_pending_bytes // part
+        )
 
     cdef void heard(self, Peer* peer) noexcept:
         """Note that a peer is alive: it goes to the young end of the order."""
@@ -212,6 +223,9 @@ cdef class Connection(Subscriber):
         outbox.progress = self.cable.now
         self.flush()
         if outbox.writing_paused:
+            if outbox.reading_paused and not self.cable.answers_fill(outbox, 2):
+                outbox.reading_paused = False
+                self.read_on()
             return
         self.outbox = None
         del self.cable.blocked[self]
@@ -220,9 +234,7 @@ cdef class Connection(Subscriber):
         else:
             self.finish()
         if outbox.reading_paused:
-            self.transport.resume_reading()
-            if self.parser is not None:
-                self.read(self.parser)
+            self.read_on()
 
     def connection_lost(self, exception):
         if self.state == LOST:
@@ -244,10 +256,15 @@ cdef class Connection(Subscriber):
 
     cdef int read(self, FrameParser parser) except -1:
         cdef int event
+        cdef int count = 0
         cdef bint done = False
         try:
             while not done and (self.outbox is None or not self.outbox.reading_paused):
+                if count == EVENTS and not parser.is_idle():
+                    self.rest()
+                    break
                 event = parser.next()
+                count += 1
                 if event == NEED_DATA:
                     break
                 elif event == CLOSE:
@@ -270,6 +287,24 @@ cdef class Connection(Subscriber):
             self.parser = None if done else parser
         else:
             self.parser = None
+        return 0
+
+    def rest(self):
+        self.resting = True
+        self.transport.pause_reading()
+        self.cable.hub.call_soon(self.go_on)
+
+    def go_on(self):
+        self.resting = False
+        if self.state != LOST and (self.outbox is None or not self.outbox.reading_paused):
+            self.read_on()
+
+    cdef int read_on(self) except -1:
+        """Read again, beginning with what the parser still holds."""
+        if not self.resting:
+            self.transport.resume_reading()
+            if self.parser is not None:
+                self.read(self.parser)
         return 0
 
     # Writing
@@ -296,7 +331,7 @@ cdef class Connection(Subscriber):
         cdef Outbox outbox = self.outbox
         if outbox is not None:
             outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
-            if self.cable.is_full(outbox) and self.state == OPEN and not outbox.reading_paused:
+            if self.state == OPEN and not outbox.reading_paused and self.cable.answers_fill(outbox, 1):
                 outbox.reading_paused = True
                 self.transport.pause_reading()
             return 0
@@ -454,7 +489,10 @@ cdef class Connection(Subscriber):
         self.abort()
 
     def deadline_passed(self, queue):
-        self.abort()
+        if self.outbox is not None:
+            self.reset()
+        else:
+            self.abort()
 
     cdef int closed_by_peer(self, int code) except -1:
         if self.state == OPEN:

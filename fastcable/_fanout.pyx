@@ -206,6 +206,7 @@ cdef class WebSocketGroup(Group):
         return 0
 
     cdef int post(self, bytes data) except -1:
+        self.counters.backlog += PyBytes_GET_SIZE(data)
         if self.waiting is None:
             self.waiting = [data]
         else:
@@ -214,13 +215,15 @@ cdef class WebSocketGroup(Group):
 
     cdef int seal(self) except -1:
         cdef list waiting = self.waiting
-        cdef Py_ssize_t count, start, stop
+        cdef Py_ssize_t count, start, stop, index
         cdef size_t size, frame, envelope
         cdef Chunk chunk
         if waiting is None:
             return 0
         self.waiting = None
         if self.members.live == 0:
+            for data in waiting:
+                self.counters.backlog -= PyBytes_GET_SIZE(<bytes>data)
             return 0
         if self.sealed is None:
             self.sealed = deque()
@@ -239,6 +242,8 @@ cdef class WebSocketGroup(Group):
                 stop += 1
             chunk = Chunk()
             chunk.count = stop - start
+            for index in range(start, stop):
+                chunk.posted += PyBytes_GET_SIZE(<bytes>waiting[index])
             if chunk.count > 1:
                 chunk.ends = <uint32_t*>PyMem_Malloc(chunk.count * sizeof(uint32_t))
                 if chunk.ends is NULL:
@@ -260,10 +265,12 @@ cdef class WebSocketGroup(Group):
                 self.chunk = self.sealed.popleft()
                 self.position = 0
                 self.stop = self.members.find(self.chunk.limit)
-            # The one member that may leave meanwhile, closed for being slow, has been dealt with.
+            # The one member that may leave meanwhile, closed for being slow, has been dealt with; nobody else can,
+            # because the transport's callbacks that a send may cause (`pause_writing`) make nobody leave.
             position, self.position = self.position, self.stop
             self.position = self.members.send(self.chunk, self, position, self.stop, until)
             if self.position >= self.stop:
+                self.counters.backlog -= self.chunk.posted
                 self.chunk = None
                 self.members.compact()
             if monotonic_ns() >= until:

@@ -17,7 +17,7 @@ only the head of the order is looked at. Of the blocked ones, who are few, each 
 
 from libc.stdint cimport uint32_t
 
-from fastcable._connection cimport Cable, Connection, Peer
+from fastcable._connection cimport OPEN, Cable, Connection, Peer
 from fastcable._fanout cimport Members
 from fastcable._frames cimport PING, TEXT, encode_frame
 from fastcable._outbox cimport Chunk
@@ -130,7 +130,7 @@ cdef class Heartbeat:
         # The beat in which something was heard had begun before: the next whole ones count.
         while peer is not &self.cable.order and now - peer.heard > self.idle_beats:
             connection = <Connection>peer.connection
-            if connection.outbox is not None and connection.outbox.reading_paused:
+            if self.write_beats and connection.outbox is not None and connection.outbox.reading_paused:
                 self.cable.heard(peer)  # it may be talking, but is not listened to; the write timeout watches it
             else:
                 connection.close(1001, "idle timeout")
@@ -141,6 +141,7 @@ cdef class Heartbeat:
         cdef Connection connection
         for connection in list(self.cable.blocked):
             if connection.stalled(self.write_beats):
-                self.cable.hub.counters.slow_closes += 1
+                if connection.state == OPEN:
+                    self.cable.hub.counters.slow_closes += 1
                 connection.reset()
         return 0

@@ -13,6 +13,7 @@ cdef class Counters:
     cdef public uint64_t drops
     cdef public uint64_t gaps
     cdef public uint64_t slow_closes
+    cdef public int64_t backlog
 
 
 @cython.no_gc
@@ -48,7 +49,7 @@ cdef class Stream:
     cdef readonly str name
     cdef readonly dict groups
     cdef readonly bint live
-    cdef list pending
+    cdef dict pending
 
     cdef Py_ssize_t size(self) except -1
 
@@ -57,12 +58,13 @@ cdef class Hub:
     cdef readonly dict streams
     cdef readonly Counters counters
     cdef public object broker
-    cdef object call_soon
+    cdef readonly object call_soon
     cdef object busy
     cdef bint scheduled
     cdef Py_ssize_t max_subscriptions
     cdef public int64_t slice_ns
     cdef public int64_t turn_ns
+    cdef public int64_t max_backlog
 
     cpdef bint subscribe(self, Subscriber subscriber, str name, object key) except -1
     cpdef unsubscribe(self, Subscriber subscriber, str name, object key)

@@ -24,7 +24,14 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+import logging
 from collections import deque
+
+logger = logging.getLogger("fastcable")
+
+cdef enum:
+    # Confirmations that one subscriber of a pending stream can have coming; who asks more often gets these.
+    MOST_OWED = 1024
 
 
 cdef int64_t monotonic_ns() noexcept nogil:
@@ -35,7 +42,8 @@ cdef int64_t monotonic_ns() noexcept nogil:
 
 cdef class Counters:
     """What happened since the start: `broadcasts` accepted; messages delivered (`deliveries`: handed to a peer's
-    socket) and dropped (`drops`); `gaps` told; connections closed for being slow (`slow_closes`)."""
+    socket) and dropped (`drops`); `gaps` told; connections closed for being slow (`slow_closes`). And what is going on
+    now: bytes posted to groups and still to be sent (`backlog`)."""
 
 
 @cython.no_gc
@@ -155,6 +163,8 @@ cdef class Hub:
         # A slice is short, so that small streams pass large ones; a turn is what the loop may be held for altogether.
         self.slice_ns = 4_000_000
         self.turn_ns = 12_000_000
+        # Bytes posted and not yet sent: seconds of fan-out, and with their frames a quarter of a small host's memory.
+        self.max_backlog = 32 << 20
 
     # Subscriptions
 
@@ -191,8 +201,9 @@ cdef class Hub:
         cdef Subscription* subscription
         if not stream.live:
             if stream.pending is None:
-                stream.pending = []
-            stream.pending.append((subscriber, group))
+                stream.pending = {}
+            owed = stream.pending.get((subscriber, group), 0)
+            stream.pending[subscriber, group] = min(owed + 1, MOST_OWED)
             return 0
         subscription = subscriber.find(group)
         if subscription is NULL:
@@ -209,8 +220,9 @@ cdef class Hub:
             return
         stream.live = True
         pending, stream.pending = stream.pending, None
-        for subscriber, group in pending or ():
-            self.confirm(stream, group, subscriber)
+        for (subscriber, group), owed in (pending or {}).items():
+            for _ in range(owed):
+                self.confirm(stream, group, subscriber)
 
     cpdef unsubscribe(self, Subscriber subscriber, str name, object key):
         """End a subscription; of something that is not subscribed, nothing happens."""
@@ -239,12 +251,15 @@ cdef class Hub:
         if ticket:
             group.leave(ticket, settle)
         elif stream.pending is not None:
-            stream.pending = [entry for entry in stream.pending if entry[0] is not subscriber or entry[1] is not group]
+            stream.pending.pop((subscriber, group), None)
         if group.holders == 0:
             del stream.groups[group.key]
             if not stream.groups:
                 del self.streams[stream.name]
-                self.broker.unsubscribe(stream.name)
+                try:
+                    self.broker.unsubscribe(stream.name)
+                except Exception:  # a connection that ends must be let go of all the same
+                    logger.exception("the broker failed")
         return 0
 
     # Messages
@@ -278,6 +293,11 @@ cdef class Hub:
     def idle(self) -> bool:
         """Nothing that was posted is still to be sent."""
         return not self.busy
+
+    @property
+    def congested(self) -> bool:
+        """More was posted than is being sent: nothing should be taken until some of it has gone out."""
+        return self.counters.backlog >= self.max_backlog
 
     def turn(self):
         """Serve the groups that have something to send, each for a slice, until none is left or the turn is over."""

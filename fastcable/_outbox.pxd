@@ -13,6 +13,7 @@ cdef class Chunk:
     cdef uint32_t count
     cdef uint32_t* ends
     cdef uint64_t limit
+    cdef size_t posted  # bytes of the messages alone
 
     cdef size_t end_of(self, uint32_t index) noexcept
 
@@ -25,6 +26,7 @@ cdef class Outbox:
     cdef readonly size_t size
     cdef readonly size_t frames
     cdef readonly size_t messages
+    cdef readonly size_t answers_size
     cdef readonly dict missed
     cdef bytes pong
     cdef bint writing_paused

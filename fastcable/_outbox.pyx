@@ -24,7 +24,8 @@ cdef class Chunk:
 
 
 cdef class Outbox:
-    """What waits for a socket that is full: `frames` frames, `messages` of them messages, `size` bytes in all."""
+    """What waits for a socket that is full: `frames` frames, `messages` of them messages, `size` bytes in all, of
+    which the answers have `answers_size`."""
 
     def __dealloc__(self):
         self.clear()
@@ -37,6 +38,8 @@ cdef class Outbox:
         self.size += end - start
         self.frames += 1
         self.messages += messages
+        if messages == 0:
+            self.answers_size += end - start
         if self.length:
             last = &self.items[self.head + self.length - 1]
             if last.data == <void*>data and last.end == start:
@@ -65,8 +68,12 @@ cdef class Outbox:
         self.head += 1
         self.length -= 1
         self.size -= first.end - first.start
-        self.frames -= first.messages if first.messages else 1
-        self.messages -= first.messages
+        if first.messages:
+            self.frames -= first.messages
+            self.messages -= first.messages
+        else:
+            self.frames -= 1
+            self.answers_size -= first.end - first.start
         Py_DECREF(<bytes>first.data)
         if self.length == 0:
             self.head = 0

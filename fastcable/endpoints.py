@@ -44,6 +44,7 @@ _FORWARDED = error(403, "without a broadcast_key no forwarded request may publis
 _FOREIGN_PAGE = error(403, "without a broadcast_key no page of another host may publish: set broadcast_key and post "
                            "from the application, with Authorization: Bearer KEY")
 _NOT_JSON = error(415, "Content-Type must be application/json")
+_CONGESTED = error(503, "more is posted than can be sent: try again later", b"Retry-After: 1\r\n")
 _ENCODED = error(415, "a Content-Encoding is not taken")
 
 
@@ -52,6 +53,8 @@ class Hub(Protocol):
 
     def publish(self, stream: str, data: bytes) -> object: ...
     def subscribers(self, stream: str) -> int: ...
+    @property
+    def congested(self) -> bool: ...
 
 
 class Peer(Protocol):
@@ -134,6 +137,8 @@ class Endpoints:
 
     def publish(self, body: bytes) -> Response:
         """Accept a broadcast or a batch of them as a whole, or refuse it."""
+        if self._hub.congested:
+            return _CONGESTED
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as problem:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -128,6 +129,10 @@ class HttpProtocol(asyncio.Protocol):
         if self._state is CLOSED:
             return
         if self._state is LINGER or self._blocked:
+            if self._transport.get_write_buffer_size():
+                # The kernel would keep for minutes what the peer did not take.
+                discard = struct.pack("ii", 1, 0)
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, discard)
             self._transport.abort()
         elif self._idle:
             self._close()

@@ -126,7 +126,10 @@ def _remove_stale(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)  # a server whose backlog is full would keep us waiting
                 try:
                     probe.connect(path)
                 except ConnectionRefusedError:
                     os.unlink(path)
+                except BlockingIOError:
+                    pass

@@ -280,7 +280,9 @@ class Client:
 
     def subscribe(self, stream: str) -> None:
         self.command(type="subscribe", stream=stream)
-        self.expect({"type": "subscribed", "stream": stream})
+        while (answer := self.receive()) == {"type": "ping"}:
+            pass
+        assert answer == {"type": "subscribed", "stream": stream}
 
     def unsubscribe(self, stream: str) -> None:
         self.command(type="unsubscribe", stream=stream)

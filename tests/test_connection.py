@@ -739,3 +739,95 @@ def test_an_exception_closes_only_the_connection_that_met_it(
     assert record.exc_info is not None
     assert record.exc_info[0] is KeyError
     caplog.clear()
+
+
+# Fairness
+
+
+@pytest.mark.parametrize(("frames", "rests"), [(63, False), (64, False), (65, True), (1000, True)])
+def test_a_peer_that_talks_without_pause_gets_its_share_of_a_turn(
+    server: LocalServer, frames: int, rests: bool
+) -> None:
+    pings = b"".join(frame(PING, b"%d" % index) for index in range(frames))
+    with server.connect() as client:
+        connection = server.connection()
+        transport = connection.transport
+        assert transport is not None
+
+        def feed() -> bool:
+            connection(pings)  # type: ignore[operator]  # as the transport does
+            return not transport.is_reading()
+
+        assert server.call(feed) is rests
+        for index in range(frames):
+            assert client.read_frame() == (PONG, b"%d" % index)
+        server.wait_until(transport.is_reading)
+        client.send_frame(PING, b"again")
+        assert client.read_frame() == (PONG, b"again")
+
+
+def test_what_ends_a_connection_counts_behind_a_rest(server: LocalServer) -> None:
+    with server.connect() as client:
+        client.send(frame(PONG, b"") * 200 + frame(BINARY, b"") + frame(PING, b"") * 200)
+        assert client.read_close() == (1003, "text frames only")
+        client.read_eof()
+
+
+def test_who_is_cut_off_while_resting_is_gone(server: LocalServer) -> None:
+    with server.connect() as client:
+        connection = server.connection()
+
+        def feed_and_abort() -> None:
+            connection(frame(PONG, b"") * 200)  # type: ignore[operator]
+            connection.abort()
+
+        server.call(feed_and_abort)
+        server.wait_for_connections(0)
+        client.read_eof()
+
+
+# Who is not read
+
+
+def test_messages_that_wait_do_not_keep_commands_from_being_read(serve: Serve) -> None:
+    """Only answers that pile up do: a slow reader of a busy stream can still leave it."""
+    server = serve(ticking=False, max_pending_messages=4)
+    with server.connect("busy", receive_buffer=4096) as client:
+        server.stall("busy")
+        for number in range(10):
+            server.publish("busy", number)
+        client.command(type="subscribe", stream="other")
+        client.unsubscribe("busy")
+        hub = server.server.hub
+        server.wait_until(lambda: hub.subscribers("other") and not hub.subscribers("busy"))
+
+
+def test_reading_goes_on_when_half_of_the_answers_are_gone(serve: Serve) -> None:
+    server = serve(ticking=False, max_pending_messages=100, send_buffer=4096)
+    with server.connect("busy", receive_buffer=4096) as client:
+        server.stall("busy")
+        connection = server.connection()
+        transport = connection.transport
+        assert transport is not None
+        name = "n" * 250  # an answer of more than the socket's buffers take at once
+        for _ in range(150):
+            client.command(type="subscribe", stream=name)
+        server.wait_until(lambda: not transport.is_reading())
+        outbox = connection.outbox
+        assert outbox is not None
+        assert server.call(lambda: outbox.frames - outbox.messages) == 100
+        while not server.call(transport.is_reading):
+            client.read_frame()
+        assert server.call(lambda: connection.outbox is outbox)  # still blocked, and read all the same
+
+
+def test_who_is_cut_off_while_blocked_leaves_nothing_to_the_kernel(serve: Serve) -> None:
+    """A reset: after a FIN the kernel would keep what the peer did not take."""
+    server = serve(ticking=False)
+    with server.connect("busy", receive_buffer=4096) as client:
+        server.stall("busy")
+        server.call(server.connection().close, 1001)
+        server.expire(server.loop.time() + server.settings.close_timeout)
+        server.wait_for_connections(0)
+        with pytest.raises(ConnectionResetError):
+            list(iter(client.read_frame, None))

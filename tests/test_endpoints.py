@@ -416,3 +416,9 @@ def test_h28_nothing_of_a_request_is_reflected(server: HttpServer) -> None:
         assert mark.encode() not in client.read_rest()
 
 
+def test_nothing_is_taken_while_the_fan_out_is_behind() -> None:
+    hub = RecordingHub()
+    hub.congested = True
+    answer = Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(HELLO.encode())
+    assert (answer.status, hub.published) == (503, [])
+    assert b"Retry-After: 1\r\n" in answer.headers

@@ -496,10 +496,11 @@ def test_a_stopped_clock_is_cancelled(loop: FakeLoop, heartbeat: FakeHeartbeat) 
     assert [handle.cancelled for handle in loop.handles] == [True]
 
 
-def test_who_is_not_read_is_not_taken_for_silent(serve: Serve) -> None:
-    """A peer whose answers pile up may be talking: the write timeout watches it."""
-    with_limits = {**SMALL, "write_timeout": 0, "max_pending_messages": 4, "send_buffer": 4096}
-    server = serve(ticking=False, **with_limits)
+@pytest.mark.parametrize(("write_timeout", "stays"), [(1000, True), (0, False)])
+def test_who_is_not_read_is_not_taken_for_silent(serve: Serve, write_timeout: float, stays: bool) -> None:
+    """A peer whose answers pile up may be talking: the write timeout watches it, if there is one."""
+    limits = {**SMALL, "write_timeout": write_timeout, "max_pending_messages": 4, "send_buffer": 4096}
+    server = serve(ticking=False, **limits)
     with server.connect(receive_buffer=4096) as client:
         connection = server.connection()
         question = b'{"type":"subscribe","stream":"%b"}' % (b"s" * 200)
@@ -507,6 +508,18 @@ def test_who_is_not_read_is_not_taken_for_silent(serve: Serve) -> None:
         with suppress(BlockingIOError):  # when the server reads no more
             while True:
                 client.socket.send(frame(TEXT, question))
-        server.wait_until(lambda: server.server.cable.blocked)
-        server.beat(3 * with_limits["idle_timeout"])
-        assert server.call(server.server.cable.oldest, 1) == [connection]
+        server.wait_until(lambda: connection.transport and not connection.transport.is_reading())
+        server.beat(3 * SMALL["idle_timeout"])
+        assert server.call(server.server.cable.oldest, 1) == ([connection] if stays else [])
+
+
+def test_who_was_closed_for_being_slow_and_is_then_cut_off_counts_once(serve: Serve) -> None:
+    server = serve(ticking=False, **SMALL, slow_consumer="close", max_pending_messages=1, close_timeout=1000)
+    with server.connect("s", receive_buffer=4096):
+        server.stall("s")
+        for _ in range(2):
+            server.publish("s", 1)
+        server.wait_until(lambda: server.server.hub.counters.slow_closes)
+        server.beat(3 * SMALL["write_timeout"])
+        server.wait_for_connections(0)
+        assert server.server.hub.counters.slow_closes == 1

@@ -602,3 +602,65 @@ def test_groups_of_all_sizes_are_served_whole(server: LocalServer, count: int) -
         room.fill(count)
         server.call(functools.partial(server.server.hub.publish, "big", b"1"))
         room.expect(room.clients, 1)
+
+
+# A broker that fails, a subscriber that asks and asks, publishers who are too fast
+
+
+def test_a_broker_that_fails_to_unsubscribe_keeps_nobody(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(stream: str) -> None:
+        raise OSError(f"no way to unsubscribe from {stream}")
+
+    broker = LateBroker(server.server.hub)
+    monkeypatch.setattr(broker, "subscribe", server.server.hub.confirmed)
+    monkeypatch.setattr(broker, "unsubscribe", fail)
+    server.server.hub.broker = broker
+    with server.connect("a", "b"):
+        pass
+    server.wait_for_connections(0)
+    assert streams(server) == []
+    assert [record.message for record in caplog.records] == ["the broker failed"] * 2
+
+
+@pytest.mark.parametrize(("asked", "confirmed"), [(1023, 1023), (1024, 1024), (1025, 1024)])
+def test_confirmations_owed_to_one_who_asks_and_asks(
+    server: LocalServer, broker: LateBroker, asked: int, confirmed: int
+) -> None:
+    with server.connect() as client:
+        ask(client, *["s"] * asked)
+        expect_nothing(client)
+        confirm(server, "s")
+        client.expect(*[subscribed("s")] * confirmed)
+        expect_nothing(client)
+
+
+@pytest.mark.parametrize(("size", "congested"), [(9, False), (10, True), (11, True)])
+def test_the_backlog_has_a_limit(server: LocalServer, size: int, congested: bool) -> None:
+    hub = server.server.hub
+    hub.max_backlog = 10
+    data = b"1" * size
+
+    def publish() -> bool:
+        hub.publish("s", data)
+        return hub.congested
+
+    with server.connect("s") as client:
+        assert server.call(publish) is congested
+        client.expect(message("s", int(data)))
+        assert server.call(lambda: (hub.congested, hub.counters.backlog)) == (False, 0)
+
+
+def test_what_nobody_is_left_for_is_no_backlog(server: LocalServer) -> None:
+    hub = server.server.hub
+
+    def publish_and_leave() -> None:
+        hub.publish("s", b"1")
+        server.server.cable.oldest(1)[0].fail(1000, "")
+        hub.publish("s", b"2")
+
+    with server.connect("s"):
+        server.call(publish_and_leave)
+        server.wait_until(lambda: hub.idle)
+    assert hub.counters.backlog == 0

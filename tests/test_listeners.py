@@ -301,3 +301,13 @@ def test_broadcasts_may_be_apart_from_a_unix_socket(serve: Serve, path: str) -> 
 def test_a_listener_for_broadcasts_that_is_in_use_is_one_line_and_exit_code_1(taken: int) -> None:
     assert run("--port", "0", "--broadcast-listen", f"127.0.0.1:{taken}") == (
         1, f"fastcable: cannot listen on 127.0.0.1 port {taken}: already in use\n")
+
+
+def test_a_live_server_whose_backlog_is_full_keeps_its_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as waiting:
+        live.bind(path)
+        live.listen(0)
+        waiting.connect(path)
+        with pytest.raises(InUse, match="already in use"):
+            listeners.open_sockets(Settings(uds=path))

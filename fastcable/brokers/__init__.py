@@ -11,7 +11,8 @@ class Broker(Protocol):
     `subscribe` is called with the first subscriber of a stream on this process, `unsubscribe` after the last. The
     broker calls `Hub.confirmed(stream)` once every message of the stream will arrive, and `Hub.deliver(stream, data)`
     for each, in the order in which they were published. `data` is the bytes of one JSON value. A confirmation that
-    arrives after an `unsubscribe` is stale, and must not be passed on as that of a later `subscribe`.
+    arrives after an `unsubscribe` is stale, and must not be passed on as that of a later `subscribe`. Only `publish`
+    may raise.
     """
 
     def publish(self, stream: str, data: bytes) -> None: ...

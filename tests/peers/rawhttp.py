@@ -34,6 +34,7 @@ class RecordingHub:
     """Remembers what was published; every stream has `listeners` subscribers."""
 
     def __init__(self) -> None:
+        self.congested = False
         self.published: list[tuple[str, bytes]] = []
         self.listeners = 3
 
