@@ -12,9 +12,9 @@ queue is empty, so order holds. What does not fit is handed to the transport, wh
 errors. From then until `resume_writing` the connection is *blocked*: it has an outbox, a queue of references to frames
 that other connections may share, and hands the transport nothing more, because the transport spends some 800 bytes on
 each write. In the outbox answers are always queued; a peer that lets them pile up is not read until half of them are
-gone. Messages are dropped
-while the outbox is full (`slow_consumer`: or the connection is closed), counted per stream, and told by the dialect's
-`gap` before the next message of that stream, or when the outbox has emptied, whichever is first.
+gone. Messages are dropped while the outbox is full (`slow_consumer`: or the connection is closed), counted per stream,
+and told by the dialect's `gap` before the next message of that stream, or when the outbox has emptied, whichever is
+first.
 
 Ending. There are four states:
 
@@ -290,6 +290,7 @@ cdef class Connection(Subscriber):
         return 0
 
     def rest(self):
+        """Leave the rest of what was received for the next turn of the loop."""
         self.resting = True
         self.transport.pause_reading()
         self.cable.hub.call_soon(self.go_on)
