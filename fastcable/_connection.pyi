@@ -1,10 +1,10 @@
 import asyncio
 from collections.abc import Callable
 
+from fastcable._deadlines import Deadlines
 from fastcable._heartbeat import Heartbeat
 from fastcable._hub import Hub, Subscriber
 from fastcable._outbox import Outbox
-from fastcable.deadlines import Deadlines
 from fastcable.dialects import Dialect
 from fastcable.settings import Settings
 

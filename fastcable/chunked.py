@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from httptools import HttpParserError, HttpRequestParser
 
-from fastcable.request import BadRequest
+from fastcable._request import BadRequest
 
 # Chunks of one byte cost five bytes of framing each: legal, and the worst that a sender with a reason would do.
 FRAMING_PER_BYTE = 5

@@ -6,8 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+from fastcable._deadlines import Deadlines
 from fastcable._heartbeat import Heartbeat
-from fastcable.deadlines import Deadlines
 from fastcable.settings import Settings
 
 LONGEST_BEAT = 0.5  # seconds

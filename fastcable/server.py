@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import math
@@ -18,17 +19,17 @@ import uvloop
 
 from fastcable import __version__, listeners
 from fastcable._connection import Cable, Connection
+from fastcable._deadlines import Deadlines
 from fastcable._fanout import WebSocketGroup
 from fastcable._heartbeat import Heartbeat
+from fastcable._http import HttpProtocol
 from fastcable._hub import Hub
+from fastcable._request import Request
 from fastcable.brokers.memory import MemoryBroker
-from fastcable.deadlines import Deadlines
 from fastcable.dialects.simple import SimpleDialect
 from fastcable.endpoints import Endpoints
 from fastcable.heartbeat import Clock, beat_seconds
-from fastcable.http import HttpProtocol
 from fastcable.log import Throttle
-from fastcable.request import Request
 from fastcable.settings import Settings, SettingsError
 
 logger = logging.getLogger("fastcable")
@@ -140,11 +141,7 @@ class Server:
         )
 
     async def _listen(self, sockets: Sequence[socket.socket], endpoints: Endpoints) -> None:
-        site = Site(self, endpoints)
-
-        def protocol() -> HttpProtocol:
-            return HttpProtocol(site)
-
+        protocol = functools.partial(HttpProtocol, Site(self, endpoints))
         self.sockets += sockets
         for sock in sockets:
             create = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastcable._request import BadRequest
 from fastcable.chunked import ChunkedBody
-from fastcable.request import BadRequest
 from tests.peers.rawhttp import chunk
 
 END = b"0\r\n\r\n"

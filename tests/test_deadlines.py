@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from fastcable.deadlines import Deadlines, Waiting
+from fastcable._deadlines import Deadlines
+
+if TYPE_CHECKING:
+    from fastcable._deadlines import Waiting
 
 
 class Item:
@@ -71,9 +76,9 @@ def test_removed_heads_leave_no_holes_to_be_crossed() -> None:
         queue.add(item, 0)
     for item in many[:-1]:
         queue.discard(item)
-    size = queue._deadlines.__sizeof__()
+    size = queue.deadlines.__sizeof__()
     assert queue.expired(1) == []
-    assert queue._deadlines.__sizeof__() < size / 50
+    assert queue.deadlines.__sizeof__() < size / 50
     assert queue.expired(10) == many[-1:]
 
 
@@ -83,4 +88,4 @@ def test_an_item_that_is_added_over_and_over_leaves_no_holes() -> None:
     for now in range(1000):
         queue.add(item, now)
         queue.expired(now)
-    assert queue._deadlines.__sizeof__() <= 2 * {item: 0}.__sizeof__()
+    assert queue.deadlines.__sizeof__() <= 2 * {item: 0}.__sizeof__()

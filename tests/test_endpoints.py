@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-import fastcable.http
+import fastcable._http
 from fastcable import endpoints
+from fastcable._handshake import Accept
+from fastcable._request import HeadParser
 from fastcable.endpoints import Endpoints
-from fastcable.handshake import Accept
-from fastcable.request import HeadParser
 from fastcable.response import Response
 from fastcable.settings import Settings
 from tests.peers.rawhttp import HELLO, UPGRADE, HttpServer, RecordingHub, chunk, get, post, post_chunked
@@ -250,7 +250,7 @@ class Transport(asyncio.Transport):
     (socket.AF_INET6, ("::", 1, 0, 0), False), (socket.AF_INET6, ("::2", 1, 0, 0), False),
 ], ids=str)
 def test_which_peers_are_on_this_machine(family: int, peername: object, loopback: bool) -> None:
-    assert fastcable.http._is_loopback(Transport(peername, family)) is loopback
+    assert fastcable._http.peer_is_loopback(Transport(peername, family)) is loopback
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])

@@ -14,8 +14,8 @@ from typing import cast
 import pytest
 
 from fastcable._connection import Connection
+from fastcable._deadlines import Deadlines
 from fastcable._heartbeat import Heartbeat
-from fastcable.deadlines import Deadlines
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.settings import Settings
 from tests.harness import CLOSE, PING, PONG, TEXT, Client, LocalServer, Serve, frame

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 
-from fastcable.http import REQUESTS_PER_TURN, HttpProtocol
+from fastcable._http import REQUESTS_PER_TURN, HttpProtocol
 from fastcable.response import Response
 from tests.peers.rawhttp import HELLO, LINGER_SECONDS, UPGRADE, Client, HttpServer, chunk, get, post, post_chunked
 
@@ -37,13 +37,13 @@ def server(serve: Serve) -> HttpServer:
 
 def wait_for_requests(server: HttpServer, count: int) -> None:
     """Wait until so many connections have begun a request, or wait for its body."""
-    server.wait_until(lambda: len([p for p in server.site.open if not p._idle]) == count)
+    server.wait_until(lambda: len([p for p in server.site.open if not p.idle]) == count)
 
 
 def head_bytes(server: HttpServer) -> int:
     """How many bytes of a head the only connection has."""
-    head = server.site.open[0]._head if server.site.open else None
-    return head._size if head is not None else 0
+    head = server.site.open[0].head if server.site.open else None
+    return head.size if head is not None else 0
 
 
 def post_until(server: HttpServer, client: Client, condition: Callable[[], object]) -> None:
@@ -56,7 +56,7 @@ def post_until(server: HttpServer, client: Client, condition: Callable[[], objec
 
 def wait_for_reading(server: HttpServer, protocol: HttpProtocol) -> None:
     """Wait until the server has taken everything that its socket had."""
-    sock = protocol._transport.get_extra_info("socket")
+    sock = protocol.transport.get_extra_info("socket")
     waiting = bytearray(4)
     server.wait_until(lambda: fcntl.ioctl(sock.fileno(), termios.FIONREAD, waiting) == 0 and not any(waiting))
 
@@ -69,7 +69,7 @@ def make_answers(server: HttpServer, size: int) -> None:
         hub.publish("chat", body)
         return Response(200, b"x" * size, b"")
 
-    server.site.endpoints.publish = publish  # type: ignore[method-assign]
+    server.site.endpoints.publish = publish
 
 
 # Requests and answers
@@ -365,7 +365,7 @@ def test_a_body_is_not_allocated_by_its_declared_size(serve: Serve, limit: int) 
     client = server.connect()
     client.send(post(b'{"stream"', length=limit or 2**62))
     wait_for_requests(server, 1)
-    body = server.site.open[0]._body
+    body = server.site.open[0].body
     assert isinstance(body, bytearray)
     assert body.__sizeof__() < 200
 
@@ -475,7 +475,7 @@ def test_a_peer_that_reads_late_gets_every_answer(server: HttpServer, last: byte
     except BlockingIOError:
         pass
     client.socket.settimeout(20)
-    server.wait_until(lambda: server.site.open[0]._blocked)
+    server.wait_until(lambda: server.site.open[0].blocked)
     accepted = len(server.hub.published)
     assert accepted < total
     whole = sent // len(post(HELLO))
@@ -506,7 +506,7 @@ def test_h23_a_silent_peer_is_closed_without_a_word(server: HttpServer) -> None:
 def test_h23_empty_lines_are_silence(server: HttpServer) -> None:
     client = server.connect()
     client.send(b"\r\n\r\n")
-    server.wait_until(lambda: server.site.open and server.site.open[0]._head)
+    server.wait_until(lambda: server.site.open and server.site.open[0].head)
     server.pass_time(10)
     client.read_eof()
 
@@ -549,7 +549,7 @@ def test_b20_a_body_has_the_allowance_from_the_heads_end(server: HttpServer, fra
     wait_for_requests(server, 1)
     server.pass_time(9)
     client.send(request[head : head + 6])
-    server.wait_until(lambda: server.site.open[0]._body is not None)
+    server.wait_until(lambda: server.site.open[0].body is not None)
     server.pass_time(5)
     client.send(request[head + 6 : head + 8])
     server.pass_time(4.75)
@@ -596,7 +596,7 @@ def test_a_peer_that_takes_no_answers_is_cut_off(server: HttpServer) -> None:
             client.socket.send(post(HELLO) * 100)
     except BlockingIOError:
         pass
-    server.wait_until(lambda: server.site.open[0]._blocked)
+    server.wait_until(lambda: server.site.open[0].blocked)
     server.pass_time(9.75)
     assert len(server.site.open) == 1
     server.pass_time(0.25)
@@ -609,8 +609,8 @@ def test_a_peer_that_ends_its_side_and_takes_no_answers_is_cut_off(server: HttpS
     server.wait_until(lambda: len(server.site.open) == 1)
     protocol = server.site.open[0]
     # Enough answers that some do not fit the sockets, too few to be blocked.
-    post_until(server, client, lambda: protocol._transport.get_write_buffer_size())
-    assert not protocol._blocked
+    post_until(server, client, lambda: protocol.transport.get_write_buffer_size())
+    assert not protocol.blocked
     client.end()
     server.wait_until(lambda: protocol in server.site.handshakes)
     server.pass_time(9.75)
@@ -624,7 +624,7 @@ def test_an_idle_peer_that_did_not_take_its_answers_is_cut_off(server: HttpServe
     client = server.connect(receive_buffer=4096)
     server.wait_until(lambda: len(server.site.open) == 1)
     protocol = server.site.open[0]
-    post_until(server, client, lambda: protocol._transport.get_write_buffer_size())
+    post_until(server, client, lambda: protocol.transport.get_write_buffer_size())
     server.pass_time(75)
     server.wait_closed()
 
@@ -673,14 +673,14 @@ def test_a_blocked_peers_refusal_still_arrives(server: HttpServer) -> None:
     client = server.connect(receive_buffer=4096)
     server.wait_until(lambda: len(server.site.open) == 1)
     protocol = server.site.open[0]
-    post_until(server, client, lambda: protocol._transport.get_write_buffer_size() > 60_000)
+    post_until(server, client, lambda: protocol.transport.get_write_buffer_size() > 60_000)
     make_answers(server, 100_000)
     client.send(post(HELLO, "Connection: close") + HEALTH)
     server.wait_until(lambda: protocol in server.site.lingering)
-    assert protocol._blocked
+    assert protocol.blocked
     client.send(b"thrown away")
     wait_for_reading(server, protocol)
-    assert protocol._unread == b""
+    assert protocol.unread == b""
     assert client.read_rest().count(b"HTTP/1.1 200 OK") == len(server.hub.published)
     client.close()
     server.wait_closed()
@@ -741,5 +741,5 @@ def test_loss_is_told_once(server: HttpServer) -> None:
     server.call(protocol.abort)
     server.call(protocol.close_if_idle)
     server.call(lambda: protocol.deadline_passed(server.site.handshakes))
-    server.call(protocol._continue)
+    server.call(protocol.go_on)
     assert server.site.events == ["opened", "closed"]

@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 
 LAYERS = (
     # what is known of nothing else
-    ("options", "log", "stream_name", "deadlines", "response", "_json", "_frames", "_outbox"),
-    ("settings", "handshake", "request", "chunked"),
+    ("options", "log", "stream_name", "_deadlines", "response", "_json", "_frames", "_outbox"),
+    ("settings", "origins", "_handshake", "_request", "chunked"),
     ("configuration", "listeners", "client.publish", "client.websocket"),
     ("client.listen",),
     # streams, then those who are subscribed to them, then their fan-out and clock
@@ -19,8 +19,9 @@ LAYERS = (
     ("_fanout",),
     ("_heartbeat",),
     # HTTP in front of them
+    ("_broadcasts",),
     ("endpoints",),
-    ("http", "heartbeat"),
+    ("_http", "heartbeat"),
     ("server",),
     ("cli",),
     ("__main__",),

@@ -9,12 +9,16 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fastcable.deadlines import Deadlines, Waiting
+from fastcable._deadlines import Deadlines
 from tests.harness import CLOSE, PATIENCE, TEXT, UPGRADE, Client, LocalServer, ServerProcess, frame
 from tests.swarm import Member, Swarm
+
+if TYPE_CHECKING:
+    from fastcable._deadlines import Waiting
 
 RETRY_AFTER = 3.0
 """Seconds after a close at which the simplest clients in the field try again, once."""

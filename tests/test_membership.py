@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastcable._connection import Cable, Connection
+from fastcable._deadlines import Deadlines
 from fastcable._fanout import WebSocketGroup
 from fastcable._heartbeat import Heartbeat
 from fastcable._hub import Hub, Subscriber
 from fastcable.brokers.memory import MemoryBroker
-from fastcable.deadlines import Deadlines
 from fastcable.dialects.simple import SimpleDialect
 from fastcable.settings import Settings
 from tests.harness import CLOSE, TEXT, LocalServer, frame, post

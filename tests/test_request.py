@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastcable.request import BadRequest, HeadParser, Request, parse_head
+from fastcable._request import BadRequest, HeadParser, Request, parse_head
 from tests.peers.rawhttp import UPGRADE, get, post
 
 HEAD = get("/a?b=c?d", "Accept:  */* \t", "X-Empty:", "Accept: text/plain")
@@ -68,7 +68,7 @@ def test_empty_lines_before_a_request_are_ignored_and_do_not_count() -> None:
     parser = HeadParser(len(HEAD), 0)
     for piece in (b"\r\n", b"\r", b"\n\r\n" * 1000):
         assert parser.feed(piece) == -1
-        assert not parser.started
+        assert not parser.size
     assert parser.feed(b"\r\n" + HEAD + b"x") == len(HEAD) + 2
 
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import uvloop
 
-from fastcable.deadlines import Deadlines
+from fastcable._deadlines import Deadlines
+from fastcable._http import HttpProtocol
+from fastcable._request import Request
 from fastcable.endpoints import Endpoints
-from fastcable.http import HttpProtocol
-from fastcable.request import Request
 from fastcable.settings import Settings
 
 T = TypeVar("T")

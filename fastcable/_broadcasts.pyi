@@ -1,0 +1,29 @@
+from typing import Protocol
+
+from fastcable._request import Request
+from fastcable.response import Response
+from fastcable.settings import Settings
+
+class Hub(Protocol):
+    """Where broadcasts go. `data` is the raw text of a JSON value."""
+
+    def publish(self, stream: str, data: bytes) -> object: ...
+    def subscribers(self, stream: str) -> int: ...
+    @property
+    def congested(self) -> bool: ...
+
+class Peer(Protocol):
+    """The connection a request came on."""
+
+    def is_loopback(self) -> bool:
+        """Whether the other end is on this machine."""
+
+class Broadcasts:
+    """What is posted to the broadcast path."""
+
+    def __init__(self, settings: Settings, hub: Hub) -> None: ...
+    def begin(self, request: Request, peer: Peer) -> Response | None:
+        """Refuse a request at the end of its head, or (None) have its body read."""
+
+    def publish(self, body: bytes) -> Response:
+        """Accept a broadcast or a batch of them as a whole, or refuse it."""

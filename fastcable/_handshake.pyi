@@ -1,0 +1,26 @@
+from fastcable.origins import AllowedOrigins
+
+class Accept:
+    """The 101 to send, and the dialect spoken afterwards."""
+
+    response: bytes
+    dialect: str
+
+class Refusal:
+    """The status to answer with before closing, header lines (each with its CRLF), and one line of explanation."""
+
+    status: int
+    headers: bytes
+    message: str
+
+def handshake(
+    method: bytes, version: str, headers: list[tuple[bytes, bytes]], allowed_origins: AllowedOrigins | None
+) -> Accept | Refusal:
+    """Decide on a request for the cable path. Header names are lower case; `allowed_origins` None lets all connect."""
+
+def negotiate(offers: bytes) -> tuple[str, bytes | None]:
+    """The dialect to speak for the subprotocols a client offers (a comma-separated list), and the one of ours to name
+    in the answer."""
+
+def accept_key(key: bytes) -> bytes:
+    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""

@@ -1,0 +1,87 @@
+# cython: language_level=3
+"""The opening handshake (RFC 6455 §4), pure: a request's head in, the 101 or a refusal out.
+
+Hostile values cost linear time: they are only ever split at commas or compared whole, and nothing that a client sent
+is echoed. Extensions are not negotiated.
+"""
+
+import re
+from binascii import b2a_base64
+
+try:
+    from _sha1 import sha1  # hashlib takes 0.7 MB
+except ImportError:
+    from hashlib import sha1
+
+cdef bytes _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+cdef object _is_key = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==").fullmatch  # 16 bytes: the last digit holds two bits
+cdef bytes _UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
+cdef class Accept:
+    def __init__(self, bytes response not None, str dialect not None):
+        self.response = response
+        self.dialect = dialect
+
+
+cdef class Refusal:
+    cdef readonly int status
+    cdef readonly bytes headers
+    cdef readonly str message
+
+    def __init__(self, int status, bytes headers not None, str message not None):
+        self.status = status
+        self.headers = headers
+        self.message = message
+
+
+def negotiate(bytes offers not None):
+    return "simple", None
+
+
+def handshake(bytes method not None, str version not None, list headers not None, allowed_origins):
+    # Lines of the same name are one list (RFC 9110 §5.3); what must not be repeated does not look right then.
+    cdef dict fields = dict(headers)
+    if len(fields) != len(headers):
+        fields = {name: [] for name in fields}
+        for name, value in headers:
+            fields[name].append(value)
+        fields = {name: b",".join(values) for name, values in fields.items()}
+
+    if method != b"GET":
+        return Refusal(405, b"Allow: GET\r\n", "the cable path takes WebSocket clients: GET only")
+    if b"transfer-encoding" in fields or (b"content-length" in fields and fields[b"content-length"].strip(b"0")):
+        return Refusal(400, b"", "a WebSocket handshake has no body")
+    if not (_lists(fields.get(b"upgrade"), b"websocket") and _lists(fields.get(b"connection"), b"upgrade")):
+        return Refusal(426, _UPGRADE, "this is a WebSocket endpoint: the request has no Connection: Upgrade with "
+                                      "Upgrade: websocket (does a proxy remove them?)")
+    if version != "1.1":
+        return Refusal(400, b"", "a WebSocket handshake needs HTTP/1.1")
+    if [name for name, _ in headers].count(b"host") != 1:
+        return Refusal(400, b"", "a WebSocket handshake needs exactly one Host header")
+    if fields.get(b"sec-websocket-version") != b"13":
+        return Refusal(426, _UPGRADE + b"Sec-WebSocket-Version: 13\r\n", "Sec-WebSocket-Version must be 13")
+    key = fields.get(b"sec-websocket-key")
+    if key is None or _is_key(key) is None:
+        return Refusal(400, b"", "exactly one Sec-WebSocket-Key with 16 bytes in base64 is needed")
+    if allowed_origins is not None and b"origin" in fields and fields[b"origin"] not in allowed_origins:
+        return Refusal(403, b"", "this Origin is not in allowed_origins")
+
+    dialect, protocol = negotiate(fields.get(b"sec-websocket-protocol", b""))
+    return Accept(
+        b"HTTP/1.1 101 Switching Protocols\r\n" + _UPGRADE + b"Sec-WebSocket-Accept: " + accept_key(key) + b"\r\n"
+        + (b"Sec-WebSocket-Protocol: " + protocol + b"\r\n" if protocol else b"") + b"\r\n",
+        dialect,
+    )
+
+
+cpdef bytes accept_key(bytes key):
+    return b2a_base64(sha1(key + _GUID).digest(), newline=False)
+
+
+cdef bint _lists(bytes value, bytes token) except -1:
+    """Whether a comma-separated list (RFC 9110 §5.6.1) has this token, in any case of letters."""
+    if value is None:
+        return False
+    value = value.lower()
+    return value == token or token in [member.strip(b" \t") for member in value.split(b",")]
