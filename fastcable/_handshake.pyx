@@ -16,6 +16,7 @@ except ImportError:
 cdef bytes _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 cdef object _is_key = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==").fullmatch  # 16 bytes: the last digit holds two bits
 cdef bytes _UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+cdef bytes _ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n" + _UPGRADE + b"Sec-WebSocket-Accept: "
 
 
 cdef class Accept:
@@ -41,7 +42,9 @@ def negotiate(bytes offers not None):
 
 def handshake(bytes method not None, str version not None, list headers not None, allowed_origins):
     # Lines of the same name are one list (RFC 9110 §5.3); what must not be repeated does not look right then.
-    cdef dict fields = dict(headers)
+    cdef dict fields = {}
+    for name, value in headers:
+        fields[name] = value
     if len(fields) != len(headers):
         fields = {name: [] for name in fields}
         for name, value in headers:
@@ -68,11 +71,10 @@ def handshake(bytes method not None, str version not None, list headers not None
         return Refusal(403, b"", "this Origin is not in allowed_origins")
 
     dialect, protocol = negotiate(fields.get(b"sec-websocket-protocol", b""))
-    return Accept(
-        b"HTTP/1.1 101 Switching Protocols\r\n" + _UPGRADE + b"Sec-WebSocket-Accept: " + accept_key(key) + b"\r\n"
-        + (b"Sec-WebSocket-Protocol: " + protocol + b"\r\n" if protocol else b"") + b"\r\n",
-        dialect,
-    )
+    response = [_ACCEPTED, accept_key(key), b"\r\n\r\n"]
+    if protocol is not None:
+        response[2:] = [b"\r\nSec-WebSocket-Protocol: ", protocol, b"\r\n\r\n"]
+    return Accept(b"".join(response), dialect)
 
 
 cpdef bytes accept_key(bytes key):

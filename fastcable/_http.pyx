@@ -38,7 +38,6 @@ from fastcable.response import CONTINUE, error
 logger = logging.getLogger("fastcable.http")
 
 REQUESTS_PER_TURN = 64
-WRITE_HIGH, WRITE_LOW = 65536, 16384  # bytes; uvloop's own low-water mark is 16 bytes
 
 cdef object _FULL = error(503, "no more connections are taken", b"Retry-After: 5\r\n", close=True)
 cdef object _DRAINING = error(503, "the server is stopping", b"Retry-After: 5\r\n", close=True)
@@ -117,7 +116,6 @@ cdef class HttpProtocol:
             transport.abort()
             return
         self.state = HEAD
-        transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.wait(self.site.handshakes)
 
     def data_received(self, bytes data not None):

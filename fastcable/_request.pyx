@@ -33,7 +33,9 @@ cdef class Request:
         self.path = target.partition(b"?")[0]
         self.version = version
         self.headers = headers
-        self.fields = dict(headers)
+        self.fields = {}
+        for name, value in headers:  # dict(headers) takes four times as long
+            self.fields[name] = value
         self.keep_alive = keep_alive
         self.length = 0
         self.check()

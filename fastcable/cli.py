@@ -205,6 +205,10 @@ def _serve(arguments: Sequence[str]) -> int:
     if demo and "/" in (settings.cable_path, settings.broadcast_path):
         raise UsageError("--demo: its page is served at /, which cable_path or broadcast_path takes")
 
+    from fastcable.event_loop import import_event_loop
+
+    import_event_loop()  # before all those who import asyncio or uvloop themselves
+
     from fastcable import log
 
     log.configure(settings.log_level, settings.log_format)

@@ -49,7 +49,8 @@ REPORT_SECONDS = 10.0
 class Site:
     """One listener: the paths it answers, and what its connections need of the server (`http.Site`)."""
 
-    __slots__ = ("_server", "clock", "endpoints", "handshakes", "keepalives", "lingering", "settings")
+    __slots__ = ("_server", "clock", "closed", "endpoints", "handshakes", "keepalives", "lingering", "opened",
+                 "settings")
 
     def __init__(self, server: Server, endpoints: Endpoints) -> None:
         self._server = server
@@ -58,21 +59,18 @@ class Site:
         self.handshakes = server.handshakes
         self.keepalives = server.keepalives
         self.lingering = server.lingering
+        # What every connection calls is reached without a detour.
         self.clock = server.loop.time
+        self.opened = server.opened
+        self.closed = server.requests.discard
 
     @property
     def full(self) -> bool:
-        return self._server.full
+        return self._server.cable.connections >= self._server.max_connections
 
     @property
     def draining(self) -> bool:
         return self._server.draining
-
-    def opened(self, protocol: HttpProtocol) -> bool:
-        return self._server.opened(protocol)
-
-    def closed(self, protocol: HttpProtocol) -> None:
-        self._server.requests.discard(protocol)
 
     def accept(self, transport: asyncio.Transport, request: Request, response: bytes, rest: bytes) -> None:
         Connection(self._server.cable, self._server.simple, transport).open(response, rest)
@@ -90,6 +88,7 @@ class Server:
         self.hub = Hub(loop.call_soon, settings.max_subscriptions)
         self.hub.broker = MemoryBroker(self.hub)
         self.simple = SimpleDialect(self.hub, WebSocketGroup, settings.max_errors)
+        self.requests: set[HttpProtocol] = set()
         self.handshakes = Deadlines(settings.handshake_timeout)
         self.keepalives = Deadlines(settings.keepalive_timeout)
         self.lingering = Deadlines(LINGER_SECONDS)
@@ -98,7 +97,6 @@ class Server:
         self.heartbeat = Heartbeat(self.cable, self.simple.ping, beat_seconds(settings), settings)
         self.cable.heartbeat = self.heartbeat
         # State
-        self.requests: set[HttpProtocol] = set()
         self.draining = False
         self.sockets: list[socket.socket] = []
         self._queues = (self.handshakes, self.keepalives, self.lingering, closing)
@@ -107,10 +105,6 @@ class Server:
         self._reporter: asyncio.TimerHandle | None = None
         self._reported = (0, 0)
         self._turned_away = Throttle()
-
-    @property
-    def full(self) -> bool:
-        return self.draining or self.cable.connections >= self.max_connections
 
     def opened(self, protocol: HttpProtocol) -> bool:
         if self.cable.connections + len(self.requests) >= self.max_connections + HTTP_DESCRIPTORS:

@@ -633,7 +633,8 @@ def test_who_lets_answers_pile_up_is_not_read_but_gets_every_one(serve: Serve, l
         connection = server.connection()
         transport = connection.transport
         assert transport is not None
-        server.wait_until(lambda: connection.outbox and connection.outbox.frames >= limit and not transport.is_reading())
+        server.wait_until(
+            lambda: connection.outbox and connection.outbox.frames >= limit and not transport.is_reading())
         outbox = connection.outbox
         assert outbox is not None
         assert server.call(lambda: outbox.frames) == limit
@@ -654,7 +655,8 @@ def test_who_lets_bytes_of_answers_pile_up_is_not_read_either(serve: Serve, limi
         connection = server.connection()
         transport = connection.transport
         assert transport is not None
-        server.wait_until(lambda: connection.outbox and connection.outbox.size >= limit and not transport.is_reading())
+        server.wait_until(
+            lambda: connection.outbox and connection.outbox.size >= limit and not transport.is_reading())
         outbox = connection.outbox
         assert outbox is not None
         assert limit <= server.call(lambda: outbox.size) < limit + 60

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 
 LAYERS = (
     # what is known of nothing else
-    ("options", "log", "stream_name", "_deadlines", "response", "_json", "_frames", "_outbox"),
+    ("options", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames", "_outbox"),
     ("settings", "origins", "_handshake", "_request", "chunked"),
     ("configuration", "listeners", "client.publish", "client.websocket"),
     ("client.listen",),
