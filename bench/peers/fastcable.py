@@ -1,0 +1,29 @@
+"""fastcable itself, with its defaults, run by the interpreter that runs the benchmark."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+
+import fastcable
+from bench.peers.peer import Missing, Peer
+
+
+def _install() -> None:
+    try:
+        import fastcable._connection  # noqa: F401
+    except ImportError as error:
+        raise Missing(f"fastcable is not built ({error}): pip install -e .") from None
+
+
+def _commands(port: int) -> list[list[str]]:
+    return [[sys.executable, "-m", "fastcable", "serve", "--port", str(port), "--log-level", "warning"]]
+
+
+def _versions() -> dict[str, str]:
+    packages = {package: importlib.metadata.version(package) for package in ("uvloop", "httptools", "orjson")}
+    return {"fastcable": fastcable.__version__, "python": platform.python_version(), **packages}
+
+
+FASTCABLE = Peer("fastcable", "fastcable", _install, _commands, _versions)
