@@ -77,9 +77,9 @@ class Run:
                 self._together(step.workload)
             elif (step.workload.key, step.peer.key) not in self._failed:
                 self._alone(step.workload, step.peer)
-        for (workload, key), faults in self._faults.items():
+        for (where, key), faults in self._faults.items():
             said = ", ".join(f"{count:,} {fault}" for fault, count in faults.items() if count)
-            self._results.failures.append(Failure(workload, "", key, f"of all deliveries {said}"))
+            self._results.failures.append(Failure(where, "", key, f"of all deliveries {said}"))
 
     def _steps(self, workload: Workload) -> Iterator[Step]:
         if workload.together:
