@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN = (FASTCABLE, FLOOR, "bun", "gorilla", "action-cable", "websockets", "anycable", "picows", "centrifugo",
-         "centrifuge", "starlette", "uvloop")
+         "starlette", "uvloop")
 """Who is drawn, the most telling first, as far as there is room."""
 LINES, BARS = 8, 12
 # Okabe and Ito's colours, told apart by the colour-blind too; fastcable has the warmest for itself.

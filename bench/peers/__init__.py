@@ -6,7 +6,7 @@ from bench.peers.action_cable import ACTION_CABLE, ACTION_CABLE_REDIS
 from bench.peers.bun import BUN
 from bench.peers.fastcable import FASTCABLE
 from bench.peers.floor import FLOOR, FLOOR2
-from bench.peers.go import ANYCABLE, CENTRIFUGE, CENTRIFUGO, GORILLA
+from bench.peers.go import ANYCABLE, CENTRIFUGO, GORILLA
 from bench.peers.peer import Peer
 from bench.peers.python import HTTPTOOLS_PROTOCOL, PICOWS, STARLETTE, UVLOOP_PROTOCOL, WEBSOCKETS
 
@@ -18,7 +18,6 @@ PEERS: tuple[Peer, ...] = (
     HTTPTOOLS_PROTOCOL,
     BUN,
     GORILLA,
-    CENTRIFUGE,
     CENTRIFUGO,
     ANYCABLE,
     PICOWS,

@@ -1,7 +1,6 @@
-"""Servers in Go: two programs of our own, built here, and two products, measured where they are installed.
+"""Servers in Go: a program of our own and Centrifugo, both built here, and AnyCable-Go where it is installed.
 
-AnyCable-Go and Centrifugo are programs, not libraries, and are taken from the PATH. The library that Centrifugo is
-built on is measured in any case.
+AnyCable-Go's module replaces others, which Go allows in a main module only: it is taken from the PATH.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ def find_go() -> str:
     return found
 
 
-def build(name: str) -> None:
+def build(name: str, package: str = ".") -> None:
+    """Build a package with the module in the folder of that name, which pins the versions."""
     source, binary = PEERS / name, BUILD / name
     if binary.exists() and binary.stat().st_mtime > max(file.stat().st_mtime for file in source.iterdir()):
         return
     print(f"building {name} and the Go modules that it needs …", flush=True)
     BUILD.mkdir(exist_ok=True)
     go = ["nice", "-n", "10", find_go(), "build", "-p", "2", "-buildvcs=false"]
-    run([*go, "-o", binary, "."], name, cwd=source)
+    run([*go, "-o", binary, package], name, cwd=source)
 
 
 def built_commands(name: str, port: int) -> list[list[str]]:
@@ -39,7 +39,7 @@ def built_commands(name: str, port: int) -> list[list[str]]:
 def built_versions(name: str, module: str) -> dict[str, str]:
     """Go's version and the module's, as the binary has them."""
     lines = run([find_go(), "version", "-m", BUILD / name], name).splitlines()
-    version = next(line.split()[2] for line in lines if line.split()[:2] == ["dep", module])
+    version = next(line.split()[2] for line in lines if line.split()[:2] in (["dep", module], ["mod", module]))
     return {"go": lines[0].split()[-1].removeprefix("go"), module.removeprefix("github.com/"): version}
 
 
@@ -66,27 +66,11 @@ GORILLA = Peer(
 )
 
 
-def centrifuge_target(port: int) -> Target:
-    return Target(
-        port, wire="centrifugo", path="/connection/websocket", publish="centrifugo", publish_path="/api/publish"
-    )
-
-
-CENTRIFUGE = Peer(
-    key="centrifuge",
-    name="Go, Centrifuge",
-    install=partial(build, "centrifuge"),
-    commands=partial(built_commands, "centrifuge"),
-    versions=partial(built_versions, "centrifuge", "github.com/centrifugal/centrifuge"),
-    target=centrifuge_target,
-    environment=ONE_CORE,
-    skips={"batch": "publishes one message at a time"},
-    note="the library inside Centrifugo, with a small server around it",
-)
+_CENTRIFUGO = "github.com/centrifugal/centrifugo/v5"
 
 
 def centrifugo_commands(port: int) -> list[list[str]]:
-    return [[find("centrifugo"), "--config", str(PEERS / "centrifugo/config.json"), "--http_server.port", str(port)]]
+    return [[str(BUILD / "centrifugo"), "--config", str(PEERS / "centrifugo/config.json"), "--port", str(port)]]
 
 
 def centrifugo_target(port: int) -> Target:
@@ -103,9 +87,9 @@ def centrifugo_target(port: int) -> Target:
 CENTRIFUGO = Peer(
     key="centrifugo",
     name="Centrifugo",
-    install=partial(require, "centrifugo"),
+    install=partial(build, "centrifugo", _CENTRIFUGO),
     commands=centrifugo_commands,
-    versions=lambda: {"centrifugo": run([find("centrifugo"), "version"], "Centrifugo").split()[1]},
+    versions=partial(built_versions, "centrifugo", _CENTRIFUGO),
     target=centrifugo_target,
     environment=ONE_CORE,
     skips={"batch": "publishes one message at a time"},
