@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nbench: stopped", file=sys.stderr)
+        print("\nbench: stopped; --render bench/.build/so-far.json shows what there is", file=sys.stderr)
         return 130
     output = options.output or (HERE if _whole(options) else BUILD / "results")
     output.mkdir(parents=True, exist_ok=True)

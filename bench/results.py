@@ -16,6 +16,7 @@ from bench.machine import Machine
 FLOOR = "floor"
 ACTION_CABLE = "action-cable"
 FASTCABLE = "fastcable"
+FASTCABLE2 = "fastcable2"
 
 STEADY = 0.20
 """Runs that disagree by more than this share of their median are marked."""

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from bench.instructions import COUNTABLE, Uncountable
 from bench.load import LoadError
-from bench.peers.peer import Missing, Peer
+from bench.peers.peer import BUILD, Missing, Peer
 from bench.process import Failed, socket_objects
 from bench.progress import Progress
 from bench.results import ACTION_CABLE, Failure, PeerRecord, Results
 from bench.workloads import ONLY, Distribution, Plan, Rig, Sample, Workload
 
 FIRST_PORT, PORTS, PORTS_EACH = 4400, 100, 4
+SO_FAR = BUILD / "so-far.json"
+"""The results up to the last step; a run that is stopped leaves them to be rendered."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Run:
                 self._together(step.workload)
             elif (step.workload.key, step.peer.key) not in self._failed:
                 self._alone(step.workload, step.peer)
+            self._results.save(SO_FAR)
         for (where, key), faults in self._faults.items():
             said = ", ".join(f"{count:,} {fault}" for fault, count in faults.items() if count)
             self._results.failures.append(Failure(where, "", key, f"of all deliveries {said}"))

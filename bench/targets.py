@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.results import ACTION_CABLE, FASTCABLE, Results, case_name, case_words
+from bench.results import ACTION_CABLE, FASTCABLE, FASTCABLE2, Results, case_name, case_words
 
 KB, MB = 1024, 1024 * 1024
 YARDSTICKS = ("floor", "floor2", "uvloop", "httptools")
@@ -33,6 +33,7 @@ def targets(results: Results) -> Iterator[Target]:
     """Those that the run has figures for."""
     yield from _memory(results)
     yield from _fanout(results)
+    yield from _threads(results)
     yield from _others(results)
 
 
@@ -66,7 +67,7 @@ def _fanout(results: Results) -> Iterator[Target]:
         others = [
             (ratio.median, peer.name)
             for peer in results.measured("fanout")
-            if peer.key not in (FASTCABLE, *YARDSTICKS)
+            if peer.key not in (FASTCABLE, FASTCABLE2, *YARDSTICKS)
             and (ratio := results.ratio("fanout", case, FASTCABLE, peer.key, "cpu"))
         ]
         if others:
@@ -76,6 +77,15 @@ def _fanout(results: Results) -> Iterator[Target]:
             yield Target("… Action Cable's against it", action_cable.median, 10, "×", least=True)
         if last := results.to_floor("fanout", case, FASTCABLE, "last_p99"):
             yield Target(f"last subscriber's p99 against the floor's, {where}", last.median, 1.15, "×")
+
+
+def _threads(results: Results) -> Iterator[Target]:
+    """On two cores, which the load client shares where there are no more."""
+    cases = [case for case in results.cases("fanout") if case_words(case)["size"] == "100"]
+    case = max(cases, key=lambda case: int(case_words(case)["subscribers"]), default="")
+    if last := results.to_floor("fanout", case, FASTCABLE2, "last_p50"):
+        count = f"{int(case_words(case)['subscribers']):,}"
+        yield Target(f"last of {count} subscribers, p50, on two cores against the floor on one", last.median, 0.75, "×")
 
 
 def _others(results: Results) -> Iterator[Target]:

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastcable._connection cimport Peer
 from fastcable._hub cimport Group, Subscriber
 from fastcable._outbox cimport Chunk
+from fastcable._threads cimport ThreadPool
 
 
 cdef struct Member:
@@ -21,13 +22,16 @@ cdef class Members:
     cdef Py_ssize_t find(self, uint64_t ticket) noexcept
     cdef void remove(self, Py_ssize_t index) noexcept
     cdef int compact(self) except -1
-    cdef Py_ssize_t send(self, Chunk chunk, Group group, Py_ssize_t start, Py_ssize_t stop, int64_t until) except -1
+    cdef Py_ssize_t send(
+        self, Chunk chunk, Group group, ThreadPool threads, Py_ssize_t start, Py_ssize_t stop, int64_t until
+    ) except -1
 
 
 cdef class WebSocketGroup(Group):
     cdef readonly bytes before
     cdef readonly bytes after
     cdef Members members
+    cdef ThreadPool threads
     cdef list waiting
     cdef object sealed
     # The fan-out under way

@@ -94,7 +94,7 @@ cdef class Heartbeat:
         now = self.cable.now
         if slots:
             slot = self.ring[now % slots]
-            slot.send(self.ping, None, 0, slot.length, 0x7fffffffffffffff)
+            slot.send(self.ping, None, None, 0, slot.length, 0x7fffffffffffffff)
             self.probe(slot, now - slots)
             self.probe(self.ring[(now + slots - half) % slots], now - half)
         if self.idle_beats:

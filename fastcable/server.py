@@ -25,7 +25,9 @@ from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol
 from fastcable._hub import Hub
 from fastcable._request import Request
+from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
+from fastcable.cores import available_cores
 from fastcable.dialects.simple import SimpleDialect
 from fastcable.endpoints import Endpoints
 from fastcable.heartbeat import Clock, beat_seconds
@@ -87,7 +89,9 @@ class Server:
         # Rooms
         self.hub = Hub(loop.call_soon, settings.max_subscriptions)
         self.hub.broker = MemoryBroker(self.hub)
-        self.simple = SimpleDialect(self.hub, WebSocketGroup, settings.max_errors)
+        self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
+        encoding = functools.partial(WebSocketGroup, threads=self.threads)
+        self.simple = SimpleDialect(self.hub, encoding, settings.max_errors)
         self.requests: set[HttpProtocol] = set()
         self.handshakes = Deadlines(settings.handshake_timeout)
         self.keepalives = Deadlines(settings.keepalive_timeout)
@@ -168,12 +172,13 @@ class Server:
             protocol.abort()
 
     async def stop(self) -> None:
-        """Let go of the listeners and the clock."""
+        """Let go of the listeners, the clock and the threads."""
         self._close_listeners()
         if self._clock is not None:
             self._clock.stop()
         if self._reporter is not None:
             self._reporter.cancel()
+        self.threads.stop()
         await asyncio.sleep(0)  # the transports tell their protocols of the end in the next turn
 
     def _close_listeners(self) -> None:

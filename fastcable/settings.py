@@ -65,6 +65,9 @@ class Settings:
     broadcast_key: str | None = _option(
         None, Text("KEY", bearer_key, secret=True),
         "publishers must send Authorization: Bearer KEY; without a key only this machine may publish")
+    fanout_threads: int = _option(
+        2, Number(1, 16),
+        "threads that share a broadcast to thousands of clients, at most one for each core; 1: none but the loop's")
 
     ping_interval: float = _option(30.0, Seconds(), "time between pings to each client", group="Times")
     idle_timeout: float = _option(60.0, Seconds(), "a client that sends nothing for this long is closed")

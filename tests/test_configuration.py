@@ -52,8 +52,8 @@ NUMBERS = [name for name, option in OPTIONS.items() if option.kind.unit == "N"]
 SIZES = [name for name, option in OPTIONS.items() if option.kind.unit == "SIZE"]
 TIMES = [name for name, option in OPTIONS.items() if option.kind.unit == "SECONDS"]
 EDGES = (
-    [(name, 0, 2**31 - 1) for name in NUMBERS if name not in ("port", "backlog")]
-    + [("port", 0, 65_535), ("backlog", 1, 65_535)]
+    [(name, 0, 2**31 - 1) for name in NUMBERS if name not in ("port", "backlog", "fanout_threads")]
+    + [("port", 0, 65_535), ("backlog", 1, 65_535), ("fanout_threads", 1, 16)]
     + [(name, 0, GIB) for name in SIZES]
     + [(name, 0, 86_400) for name in TIMES]
 )

@@ -14,7 +14,7 @@ from fastcable._hub import Group, Hub, Subscriber
 from fastcable.dialects.simple import KEY, SimpleDialect
 from tests.harness import PING, PONG, TEXT, Client, LocalServer, Serve
 
-STRIDE = 64
+STRIDE = 16
 """Members that a slice serves at least."""
 
 
@@ -412,7 +412,7 @@ def test_a_large_fan_out_is_cut_into_slices(room: Room) -> None:
         room.hub.publish("big", b"1")
         return room.turns()
 
-    assert room.server.call(act) == [64, 128, 192, 200]
+    assert room.server.call(act) == [*range(STRIDE, 200, STRIDE), 200]
     room.expect(room.clients, 1)
 
 
@@ -430,7 +430,7 @@ def test_a_small_stream_overtakes_a_large_one(room: Room) -> None:
         return room.turns()
 
     with room.server.connect("small") as small:
-        assert room.server.call(act) == [64, 65, 129, 193, 201]
+        assert room.server.call(act) == [STRIDE, *range(STRIDE + 1, 201, STRIDE), 201]
         small.expect(message("small", 2))
     room.expect(room.clients, 1)
 
@@ -491,14 +491,14 @@ def test_who_leaves_and_comes_back_in_the_middle_misses_and_repeats_nothing(room
         connections = room.connections()
         room.hub.publish("big", b"1")
         room.hub.turn()
-        for index in (10, 63, 64, 150, 199):
+        for index in (10, STRIDE - 1, STRIDE, 150, 199):
             room.hub.unsubscribe(connections[index], "big", KEY)
             room.hub.subscribe(connections[index], "big", KEY)
         room.hub.publish("big", b"2")
         room.turns()
 
     room.server.call(act)
-    back = [room.clients.pop(index) for index in (199, 150, 64, 63, 10)]
+    back = [room.clients.pop(index) for index in (199, 150, STRIDE, STRIDE - 1, 10)]
     for client in back:
         client.expect(message("big", 1), subscribed("big"), message("big", 2))
         expect_nothing(client)

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 
 LAYERS = (
     # what is known of nothing else
-    ("options", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames", "_outbox"),
+    ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames", "_outbox",
+     "_threads"),
     ("settings", "origins", "_handshake", "_request", "chunked"),
     ("configuration", "listeners", "client.publish", "client.websocket"),
     ("client.listen",),

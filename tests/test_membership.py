@@ -22,6 +22,7 @@ from fastcable._deadlines import Deadlines
 from fastcable._fanout import WebSocketGroup
 from fastcable._heartbeat import Heartbeat
 from fastcable._hub import Hub, Subscriber
+from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.dialects.simple import SimpleDialect
 from fastcable.settings import Settings
@@ -97,8 +98,8 @@ class RecordedDialect(SimpleDialect):
 
     __slots__ = ("_history",)
 
-    def __init__(self, history: History, hub: Hub) -> None:
-        super().__init__(hub, WebSocketGroup, 32)
+    def __init__(self, history: History, hub: Hub, threads: ThreadPool) -> None:
+        super().__init__(hub, partial(WebSocketGroup, threads=threads), 32)
         self._history = history
 
     def received(self, subscriber: Subscriber, text: bytes) -> None:
@@ -136,10 +137,13 @@ def all_ended(members: Iterable[Member]) -> bool:
 class Bustle:
     """A server whose slices are as short as can be, its clients, and what they do at random."""
 
-    def __init__(self, server: LocalServer, swarm: Swarm, seed: int, *, padding: str = "") -> None:
+    def __init__(
+        self, server: LocalServer, swarm: Swarm, seed: int, threads: int, *, padding: str = ""
+    ) -> None:
         self.random = random.Random(seed)
         self.server = server
         self.swarm = swarm
+        self.threads = threads
         self.padding = padding
         self.history = History()
         self.clients: dict[Connection, Member] = {}
@@ -151,7 +155,9 @@ class Bustle:
     def _prepare(self, hub: Hub) -> None:
         hub.slice_ns = hub.turn_ns = 0
         hub.broker = RecordedBroker(self.history, hub)
-        self.server.server.simple = RecordedDialect(self.history, hub)
+        threads = ThreadPool(self.threads)
+        threads.share = 1
+        self.server.server.simple = RecordedDialect(self.history, hub, threads)
 
     def connect(self, count: int, receive_buffer: int = 1 << 18) -> None:
         members = {
@@ -212,15 +218,15 @@ class Bustle:
         )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 1), (2, 2), (3, 4)])
 def test_everybody_gets_exactly_what_was_posted_while_subscribed(
-    serve: Callable[..., LocalServer], seed: int
+    serve: Callable[..., LocalServer], seed: int, threads: int
 ) -> None:
     """300 clients come, go, join and leave while each fan-out takes several turns of the loop."""
     server = serve(ticking=False)
     counters = server.server.hub.counters
     with Swarm(server.port) as swarm:
-        bustle = Bustle(server, swarm, seed)
+        bustle = Bustle(server, swarm, seed, threads)
         for _ in range(3):
             bustle.connect(300 - len(bustle.clients))
             connections = list(bustle.clients)
@@ -236,12 +242,14 @@ def test_everybody_gets_exactly_what_was_posted_while_subscribed(
     assert (counters.drops, counters.gaps) == (0, 0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_commands_and_ends_that_come_over_the_wire(serve: Callable[..., LocalServer], seed: int) -> None:
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 3)])
+def test_commands_and_ends_that_come_over_the_wire(
+    serve: Callable[..., LocalServer], seed: int, threads: int
+) -> None:
     """The order of things is the one in which the server reads them; who vanishes got a beginning of what was due."""
     server = serve(ticking=False)
     with Swarm(server.port) as swarm:
-        bustle = Bustle(server, swarm, seed)
+        bustle = Bustle(server, swarm, seed, threads)
         choose = bustle.random
         bustle.connect(250)
         connections = list(bustle.clients)
@@ -280,12 +288,14 @@ def test_commands_and_ends_that_come_over_the_wire(serve: Callable[..., LocalSer
         bustle.check(remaining)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_those_who_stall_are_told_exactly_what_they_missed(serve: Callable[..., LocalServer], seed: int) -> None:
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 1), (2, 2), (3, 4)])
+def test_those_who_stall_are_told_exactly_what_they_missed(
+    serve: Callable[..., LocalServer], seed: int, threads: int
+) -> None:
     server = serve(ticking=False, max_pending_messages=16)
     counters = server.server.hub.counters
     with Swarm(server.port) as swarm:
-        bustle = Bustle(server, swarm, seed, padding="." * 4000)
+        bustle = Bustle(server, swarm, seed, threads, padding="." * 4000)
         bustle.connect(100)
         bustle.connect(50, receive_buffer=4096)
         connections = list(bustle.clients)
@@ -341,6 +351,12 @@ class Wire:
     def is_closing(self) -> bool:
         return False
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def write(self, data: bytes | memoryview) -> None:
         assert not self.held
         self.held = bytes(data)
@@ -385,6 +401,8 @@ streams = st.sampled_from(["a", "b"])
 class Membership(RuleBasedStateMachine):
     """Three clients, two streams, and between them as many members as make a slice of its own."""
 
+    threads = 1
+
     @initialize()
     def start(self) -> None:
         options = Settings(max_pending_messages=3)
@@ -393,15 +411,17 @@ class Membership(RuleBasedStateMachine):
         self.hub.slice_ns = self.hub.turn_ns = 0
         self.history = History()
         self.hub.broker = RecordedBroker(self.history, self.hub)
-        self.dialect = RecordedDialect(self.history, self.hub)
+        pool = ThreadPool(self.threads)
+        pool.share = 1
+        self.dialect = RecordedDialect(self.history, self.hub, pool)
         self.cable = Cable(options, self.hub, Deadlines(0), Deadlines(0), lambda: 0.0)
         self.cable.heartbeat = Heartbeat(self.cable, b"", 1.0, options)
         self.wires = [Wire() for _ in range(3)]
-        self.others = [Nowhere() for _ in range(192)]
+        self.others = [Nowhere() for _ in range(48)]
         self.connections = []
         for index, wire in enumerate(self.wires):
             self.connections.append(self.open(wire))
-            for other in self.others[index * 64 : index * 64 + 64]:
+            for other in self.others[index * 16 : index * 16 + 16]:
                 connection = self.open(other)
                 self.hub.subscribe(connection, "a", "simple")
                 self.hub.subscribe(connection, "b", "simple")
@@ -456,3 +476,11 @@ Membership.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestMembership = Membership.TestCase
+
+
+class ThreadedMembership(Membership):
+    threads = 3
+
+
+ThreadedMembership.TestCase.settings = Membership.TestCase.settings
+TestThreadedMembership = ThreadedMembership.TestCase

@@ -17,7 +17,7 @@ def test_defaults_are_those_of_the_manual() -> None:
     assert {field.name: getattr(settings, field.name) for field in fields(settings)} == {
         "host": ("localhost",), "port": 3000, "uds": None, "backlog": 4096,
         "cable_path": "/cable", "broadcast_path": "/_broadcast", "broadcast_listen": None, "broadcast_key": None,
-        "allowed_origins": (),
+        "allowed_origins": (), "fanout_threads": 2,
         "ping_interval": 30, "idle_timeout": 60, "write_timeout": 10, "handshake_timeout": 10,
         "keepalive_timeout": 75, "close_timeout": 5, "drain_timeout": 2,
         "max_message_size": 131_072, "max_broadcast_size": 1_048_576, "max_batch": 1000,

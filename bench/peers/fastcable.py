@@ -27,3 +27,7 @@ def _versions() -> dict[str, str]:
 
 
 FASTCABLE = Peer("fastcable", "fastcable", _install, _commands, _versions)
+FASTCABLE2 = Peer(
+    "fastcable2", "fastcable on two cores", _install, _commands, _versions, cores=2,
+    note="its `fanout_threads` help with large fan-outs, on a core that may be the load client's, too",
+)
