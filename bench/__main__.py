@@ -26,9 +26,7 @@ QUICK_PEERS = ("fastcable", "floor", "uvloop", "httptools", "bun", "gorilla", "a
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.render:
-        from bench.report import render
-
-        render(Results.load(options.render), options.output or options.render.parent)
+        _show(Results.load(options.render), options.output or options.render.parent)
         return 0
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
@@ -40,17 +38,27 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nbench: stopped; --render bench/.build/so-far.json shows what there is", file=sys.stderr)
         return 130
+    own = [failure for failure in results.failures if failure.peer == FASTCABLE]
     output = options.output or (HERE if _whole(options) else BUILD / "results")
+    if options.again:
+        newer, results, output = results, Results.load(HERE / "results.json"), HERE
+        results.replace([workload.key for workload in options.workloads], newer)
     output.mkdir(parents=True, exist_ok=True)
     results.save(output / "results.json")
-    from bench.report import render
-
-    render(results, output)
-    print(output / "RESULTS.md")
-    own = [failure for failure in results.failures if failure.peer == FASTCABLE]
+    _show(results, output)
     for failure in own:
         print(f"bench: fastcable failed in {failure.workload}: {failure.reason}", file=sys.stderr)
     return 1 if own else 0
+
+
+def _show(results: Results, output: Path) -> None:
+    """Write the report; if it is the one that everybody reads, README.md gets its table, too."""
+    from bench.report import render, update_readme  # with matplotlib, which nothing else needs
+
+    render(results, output)
+    if output.resolve() == HERE:
+        update_readme(results, HERE.parent / "README.md")
+    print(output / "RESULTS.md")
 
 
 def _measure(options: argparse.Namespace) -> Results:
@@ -103,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=_peers, help=f"of {', '.join(peer.key for peer in PEERS)}")
     parser.add_argument("--workloads", type=_workloads, default=WORKLOADS,
                         help=f"of {', '.join(workload.key for workload in WORKLOADS)}")
+    parser.add_argument("--again", action="store_true",
+                        help="put what is measured in place of the same workloads of the last whole run")
     parser.add_argument("--rounds", type=_positive, help="how often everything is repeated")
     parser.add_argument("--output", type=Path, help="folder for RESULTS.md, results.json and the pictures")
     parser.add_argument("--render", type=Path, metavar="RESULTS.JSON", help="render an earlier run's results again")

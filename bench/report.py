@@ -184,7 +184,7 @@ Cell = Callable[[PeerRecord], str]
 
 
 def _headline_columns(results: Results) -> Iterator[tuple[str, Cell]]:
-    case = largest(results)
+    case = largest(results, ACTION_CABLE) or largest(results)
     if case:
         count = f"{int(case_words(case)['connections']):,}"
         yield "idle, MB", _value(results, "idle", "connections=0", "rss", MB)
@@ -247,9 +247,12 @@ def _sentences(results: Results) -> Iterator[str]:
         yield text + "."
     idle = largest(results)
     if (each := results.median("idle", idle, FASTCABLE, "rss")) is not None:
-        text = f"A connection takes {number(each / KB)} KB of fastcable's memory"
-        if other := results.ratio("idle", idle, ACTION_CABLE, FASTCABLE, "rss"):
-            text += f", and {number(other.median)} × as much of Action Cable's"
+        count = f"{int(case_words(idle)['connections']):,}"
+        text = f"Each of {count} connections takes {number(each / KB)} KB of fastcable's memory"
+        both = largest(results, ACTION_CABLE)
+        if other := results.ratio("idle", both, ACTION_CABLE, FASTCABLE, "rss"):
+            count = f"{int(case_words(both)['connections']):,}"
+            text += f", and of {count} {number(other.median)} × as much of Action Cable's"
         if (host := results.median("idle", idle, FASTCABLE, "host")) is not None:
             text += f"; with what the kernel keeps for the server's end, {number(host / KB)} KB of the host's"
         yield text + "."
@@ -334,6 +337,9 @@ def _method(results: Results) -> Iterator[str]:
     yield "  the median of the ratios of the runs made side by side, so it can differ from that of two medians. The"
     yield "  picture of the CPU has each server's ratio times the floor's median over the whole run."
     yield f"- One process may have {machine.descriptors:,} open files here, which bounds the number of connections."
+    if results.again:
+        said = ", ".join(f"{workload} ({date} UTC)" for workload, date in results.again.items())
+        yield f"- Measured once more, of all servers, after the others: {said}."
     yield "- Everything has its defaults unless noted below."
     yield from ("", "| | |", "|---|---|")
     yield f"| CPU | {machine.cpu}, {machine.cores} cores |"

@@ -87,6 +87,19 @@ class Results:
     series: list[Series] = field(default_factory=list)
     histograms: dict[str, dict[str, list[tuple[float, int]]]] = field(default_factory=dict)
     """Case → server → (seconds up to which, deliveries)."""
+    again: dict[str, str] = field(default_factory=dict)
+    """Workloads that were measured once more, after the others → when."""
+
+    def replace(self, workloads: Iterable[str], newer: Results) -> None:
+        """Have a newer run's figures of these workloads in place of ours. Raises ValueError if it was of others."""
+        if (self.machine, self.quick, self.peers) != (newer.machine, newer.quick, newer.peers):
+            raise ValueError("measured on another machine, of other servers or versions, or otherwise")
+        gone = set(workloads)
+        self.series = [one for one in self.series if one.workload not in gone] + newer.series
+        self.failures = [one for one in self.failures if one.workload not in gone] + newer.failures
+        if newer.histograms:
+            self.histograms = newer.histograms
+        self.again |= dict.fromkeys(gone, newer.date)
 
     def add(self, workload: str, case: str, peer: str, figure: str, value: float, floor: float | None = None) -> None:
         """One more run's value, with the floor's of the same pair."""

@@ -37,9 +37,13 @@ def targets(results: Results) -> Iterator[Target]:
     yield from _others(results)
 
 
-def largest(results: Results) -> str:
-    """The case with the most connections of those in which memory was measured."""
-    return max(results.cases("idle"), key=lambda case: int(case_words(case)["connections"]), default="")
+def largest(results: Results, *others: str) -> str:
+    """The case with the most connections of those in which the memory of fastcable and of these others was measured."""
+    cases = [
+        case for case in results.cases("idle")
+        if all(results.figure("idle", case, key, "rss") for key in (FASTCABLE, *others))
+    ]
+    return max(cases, key=lambda case: int(case_words(case)["connections"]), default="")
 
 
 def _memory(results: Results) -> Iterator[Target]:
@@ -54,8 +58,10 @@ def _memory(results: Results) -> Iterator[Target]:
     yield Target(f"resident memory per connection, of {count}", each / KB, 1.5, "KB")
     if bun := results.median("idle", case, "bun", "rss"):
         yield Target("… against Bun's", each / bun, 1, "×")
+    case = largest(results, ACTION_CABLE)
     if action_cable := results.ratio("idle", case, ACTION_CABLE, FASTCABLE, "rss"):
-        yield Target("… Action Cable's against it", action_cable.median, 8, "×", least=True)
+        count = f"{int(case_words(case)['connections']):,}"
+        yield Target(f"… Action Cable's against it, of {count}", action_cable.median, 8, "×", least=True)
 
 
 def _fanout(results: Results) -> Iterator[Target]:

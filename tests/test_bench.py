@@ -34,6 +34,7 @@ from tests.harness import PATIENCE
 
 FANOUT = case_name(subscribers=5000, size=100)
 MB = 1 << 20
+BENCH = Path(process.__file__).parent
 
 
 @pytest.fixture
@@ -189,7 +190,6 @@ def test_all_tables_are_as_wide_as_their_heads(results: Results) -> None:
 
 
 def test_the_report_and_its_pictures_are_written(results: Results, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     render(results, tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     for picture in ("memory.png", "cpu.png", "latency.png"):
@@ -220,6 +220,30 @@ def test_a_readme_without_markers_is_left_alone(results: Results, tmp_path: Path
     (tmp_path / "README.md").write_text("text")
     with pytest.raises(ValueError, match="has no"):
         update_readme(results, tmp_path / "README.md")
+
+
+def test_a_workload_may_be_measured_again(results: Results) -> None:
+    newer = Results(results.machine, "2026-02-02 02:02", results.quick, {}, peers=results.peers)
+    newer.add("fanout", FANOUT, FASTCABLE, "cpu", 1e-6, 2e-6)
+    before = results.median("idle", "connections=0", FASTCABLE, "rss")
+    results.replace(["fanout"], newer)
+    assert results.median("fanout", FANOUT, FASTCABLE, "cpu") == 1e-6
+    assert results.median("fanout", FANOUT, ACTION_CABLE, "cpu") is None
+    assert results.median("idle", "connections=0", FASTCABLE, "rss") == before
+    assert "after the others: fanout (2026-02-02 02:02 UTC)" in document(results, [])
+
+
+def test_what_was_measured_of_other_servers_is_not_mixed_in(results: Results) -> None:
+    newer = Results(results.machine, "2026-02-02 02:02", results.quick, {}, peers=results.peers[:1])
+    with pytest.raises(ValueError, match="of other servers"):
+        results.replace(["fanout"], newer)
+
+
+def test_what_is_published_is_what_was_measured() -> None:
+    published = Results.load(BENCH / "results.json")
+    table = "\n".join(headline(published))
+    assert table in (BENCH.parent / "README.md").read_text()
+    assert table in (BENCH / "RESULTS.md").read_text()
 
 
 @pytest.fixture
