@@ -66,7 +66,9 @@ def _memory(axes: Axes, results: Results) -> bool:
             if (each := results.median("idle", case, key, "rss")) is not None:
                 points.append((count, (base + each * count) / MB))
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=6, clip_on=False, **_line(key))
-        ends.append((points[-1][1], f"{name}  {points[-1][1]:.0f}", colour))
+        count, last = points[-1]
+        short = "" if count == int(case_words(cases[-1])["connections"]) else f" at {count:,}"
+        ends.append((last, f"{name}  {last:.0f}{short}", colour))
     if not ends:
         return False
     _title(axes, "Memory of the server, MB (RSS)")
@@ -134,7 +136,8 @@ def _latency(axes: Axes, results: Results) -> bool:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylim(0, 101)
-    axes.set_xlabel("ms since the post, logarithmic")
+    axes.set_xlabel(
+        "ms since the post, logarithmic; each server at its own\ntime of the run: the tables compare side by side")
     _title(axes, f"% of {subscribers:,} subscribers reached within … ms")
     axes.figure.legend(title="99 % within, ms:", loc="outside lower left", ncols=2, frameon=False, alignment="left")
     return True
