@@ -167,7 +167,7 @@ class Results:
         return quotients(mine.values, theirs.values)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n")
+        path.write_text(json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":")) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Results:
