@@ -327,8 +327,8 @@ def _method(results: Results) -> Iterator[str]:
     yield from ("", "## How it was measured", "")
     yield f"- Over loopback, {cores}. Loopback charges the sender with much of the receiver's work."
     if wide:
-        shared = " and shares the load client's" if machine.cores <= 2 else ""
-        yield f"- {', '.join(wide)} has two cores{shared}."
+        shared = ", one of them the load client's" if machine.cores <= 2 else ""
+        yield f"- {' and '.join(wide)}: two cores{shared}."
     yield "- The load client is a C program on epoll. It checks every byte and the order of every delivery; a message"
     yield "  that is lost, doubled or out of order fails the server."
     yield "- CPU time is the kernel's accounting of all the server's processes, in nanoseconds. The load client's is"

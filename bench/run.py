@@ -67,7 +67,7 @@ class Run:
                 self._results.skips.append(Failure(skipped, "", peer.key, reason))
             for workload in workloads:
                 if self._too_large(peer, workload):
-                    reason = f"more connections than it can hold here, which is some {peer.most:,}"
+                    reason = f"it is given at most {peer.most:,} connections"
                     self._results.skips.append(Failure(workload.key, "", peer.key, reason))
         socket_objects()  # while the machine is quiet
         steps = [step for workload in workloads for step in self._steps(workload)]

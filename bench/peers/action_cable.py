@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from bench.peers.peer import PEERS, Peer, Target, run
 
@@ -86,16 +87,12 @@ ACTION_CABLE = Peer(
     note=f"async adapter; {_NOTE}",
 )
 
-ACTION_CABLE_REDIS = Peer(
+ACTION_CABLE_REDIS = replace(
+    ACTION_CABLE,
     key="action-cable-redis",
     name="Action Cable on Puma, Redis",
     install=_install_redis,
     commands=_commands_redis,
     versions=_versions_redis,
-    target=_target,
-    environment=_ENVIRONMENT,
-    most=_MOST,
-    most_sent=_MOST_SENT,
-    burst_connections=_BURST_CONNECTIONS,
     note=f"redis adapter, Redis without persistence counted in; {_NOTE}",
 )
