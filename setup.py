@@ -17,8 +17,8 @@ if os.environ.get("FASTCABLE_WERROR"):  # for the tests: every warning of Cython
 setup(
     ext_modules=cythonize(
         [
-            Extension(f"fastcable.{source.stem}", [str(source)], extra_compile_args=flags)
-            for source in sorted(Path("fastcable").glob("_*.pyx"))
+            Extension(".".join(source.with_suffix("").parts), [str(source)], extra_compile_args=flags)
+            for source in sorted(Path("fastcable").rglob("_*.pyx"))
         ],
         language_level=3,
     )

@@ -7,7 +7,7 @@ from fastcable.settings import Settings
 class Hub(Protocol):
     """Where broadcasts go. `data` is the raw text of a JSON value."""
 
-    def publish(self, stream: str, data: bytes) -> object: ...
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> object: ...
     def subscribers(self, stream: str) -> int: ...
     @property
     def congested(self) -> bool: ...
@@ -19,7 +19,7 @@ class Peer(Protocol):
         """Whether the other end is on this machine."""
 
 class Broadcasts:
-    """What is posted to the broadcast path."""
+    """What applications ask of the server."""
 
     def __init__(self, settings: Settings, hub: Hub) -> None: ...
     def begin(self, request: Request, peer: Peer) -> Response | None:
@@ -27,3 +27,6 @@ class Broadcasts:
 
     def publish(self, body: bytes) -> Response:
         """Accept a broadcast or a batch of them as a whole, or refuse it."""
+
+    def count(self, request: Request, peer: Peer) -> Response:
+        """How many subscribe to the stream that the query names."""

@@ -1,7 +1,8 @@
 # cython: language_level=3
-"""What is posted to the broadcast path: who may, in what form, and what becomes of it.
+"""What applications ask of the server: broadcasts, which they post, and how many follow a stream.
 
-The order of the checks is part of the interface: method, permission, type, size (`begin`), then the body (`publish`).
+The order of the checks is part of the interface. Of a broadcast: method, permission, type, size (`begin`), then the body
+(`publish`). Of a count: method, permission, query (`count`).
 """
 
 from fastcable._request cimport Request
@@ -14,6 +15,7 @@ import orjson
 from fastcable._json import member_spans
 from fastcable.origins import parse_origin
 from fastcable.response import error, json_response
+from fastcable.retained import retained_size
 from fastcable.stream_name import stream_name_error
 
 cdef object _is_loopback_host = re.compile(
@@ -21,6 +23,7 @@ cdef object _is_loopback_host = re.compile(
 ).fullmatch
 
 cdef object _NOT_POST = error(405, "broadcasts are posted: POST only", b"Allow: POST\r\n")
+cdef object _NOT_GET = error(405, "GET and HEAD only", b"Allow: GET, HEAD\r\n")
 cdef object _NO_KEY = error(
     401, "Authorization: Bearer with the broadcast_key is required", b"WWW-Authenticate: Bearer\r\n")
 cdef object _NOT_LOCAL = error(
@@ -50,17 +53,19 @@ cdef class Broadcasts:
     cdef bytes key  # empty: only this machine may publish
     cdef Py_ssize_t max_size
     cdef Py_ssize_t max_batch
+    cdef Py_ssize_t max_retained
 
     def __init__(self, settings, hub):
         self.hub = hub
         self.key = settings.broadcast_key.encode() if settings.broadcast_key else b""
         self.max_size = settings.max_broadcast_size
         self.max_batch = settings.max_batch
+        self.max_retained = settings.max_retained_bytes
 
     def begin(self, Request request not None, peer):
         if request.method != b"POST":
             return _NOT_POST
-        refusal = self.check_key(request) if self.key else _check_local(request, peer)
+        refusal = self.check_permission(request, peer)
         if refusal is not None:
             return refusal
         content_type = request.fields.get(b"content-type", b"")
@@ -75,6 +80,20 @@ cdef class Broadcasts:
             return error(413, f"body is larger than max_broadcast_size ({self.max_size} bytes)")
         return None
 
+    def count(self, Request request not None, peer):
+        if request.method != b"GET" and request.method != b"HEAD":
+            return _NOT_GET
+        refusal = self.check_permission(request, peer)
+        if refusal is not None:
+            return refusal
+        try:
+            return _subscribers(self.hub.subscribers(_asked_stream(request.target.partition(b"?")[2])))
+        except Refused as problem:
+            return error(problem.status, str(problem))
+
+    cdef object check_permission(self, Request request, peer):
+        return self.check_key(request) if self.key else _check_local(request, peer)
+
     cdef object check_key(self, Request request):
         import hmac
 
@@ -87,7 +106,7 @@ cdef class Broadcasts:
 
     def publish(self, bytes body not None):
         cdef Py_ssize_t subscribers = 0
-        cdef str stream
+        cdef list spans
         hub = self.hub
         if hub.congested:
             return _CONGESTED
@@ -97,50 +116,82 @@ cdef class Broadcasts:
             return error(400, _json_problem(body, problem))
         try:
             if type(value) is dict:
-                stream = _checked_stream(value)
-                subscribers = hub.subscribers(stream)
-                hub.publish(stream, member_spans(body, b"data")[0])
+                _check_message(value)
+                spans = member_spans(body, b"data")
+                self.check_retained(value, spans[0])
+                value = [value]
             elif type(value) is list:
-                streams = self.check_batch(value)
-                for stream, data in zip(streams, member_spans(body, b"data"), strict=True):
-                    subscribers += hub.subscribers(stream)
-                    hub.publish(stream, data)
+                spans = self.check_batch(value, body)
             else:
                 raise Refused("body must be an object with stream and data, or an array of such objects")
         except Refused as problem:
             return error(problem.status, str(problem))
-        return _published(subscribers)
+        for message, data in zip(value, spans, strict=True):
+            stream = message["stream"]
+            subscribers += hub.subscribers(stream)
+            hub.publish(stream, data, message.get("retain", False), message.get("exclude"))
+        return _subscribers(subscribers)
 
-    cdef list check_batch(self, list items):
-        cdef list streams = []
-        if 0 < self.max_batch < len(items):
-            raise Refused(f"a batch has at most max_batch ({self.max_batch}) messages, not {len(items)}", 413)
-        for index, item in enumerate(items):
-            try:
-                streams.append(_checked_stream(item))
-            except Refused as problem:
-                raise Refused(f"message {index} of the batch: {problem}") from None
-        return streams
+    cdef list check_batch(self, list messages, bytes body):
+        """The data of the messages of a batch, if all of it is in order."""
+        cdef list spans
+        cdef Py_ssize_t index = 0
+        if 0 < self.max_batch < len(messages):
+            raise Refused(f"a batch has at most max_batch ({self.max_batch}) messages, not {len(messages)}", 413)
+        try:
+            for index, message in enumerate(messages):
+                _check_message(message)
+            spans = member_spans(body, b"data")
+            for index, message in enumerate(messages):
+                self.check_retained(message, spans[index])
+        except Refused as problem:
+            raise Refused(f"message {index} of the batch: {problem}", problem.status) from None
+        return spans
+
+    cdef int check_retained(self, dict message, bytes data) except -1:
+        if message.get("retain") and 0 < self.max_retained < retained_size(message["stream"], data):
+            raise Refused(f"data is too large to be retained: max_retained_bytes is {self.max_retained}", 413)
+        return 0
 
 
 @lru_cache(maxsize=64)
-def _published(subscribers):
-    return json_response(200, {"subscribers": subscribers})
+def _subscribers(count):
+    return json_response(200, {"subscribers": count})
 
 
-cdef str _checked_stream(message):
-    """The stream of a message that is in order, else `Refused`."""
+cdef int _check_message(message) except -1:
+    """Raise `Refused` unless a message of a broadcast is in order."""
     if type(message) is not dict:
         raise Refused("must be an object with stream and data")
     if "stream" not in message:
         raise Refused("stream is missing")
-    stream = message["stream"]
-    problem = stream_name_error(stream)
+    problem = stream_name_error(message["stream"])
     if problem is not None:
         raise Refused(f"stream {problem}")
     if "data" not in message:
         raise Refused("data is missing")
-    return stream
+    if type(message.get("retain", False)) is not bool:
+        raise Refused("retain must be true or false")
+    if type(message.get("exclude", "")) is not str:
+        raise Refused("exclude must be a string: the socket id of a client")
+    return 0
+
+
+cdef str _asked_stream(bytes query):
+    """The stream that a query (`stream=` and the name, percent-encoded) asks about, else `Refused`."""
+    from urllib.parse import parse_qsl
+
+    try:
+        fields = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=8)
+    except ValueError:
+        raise Refused("bad query: ?stream=NAME is expected, percent-encoded UTF-8") from None
+    streams = [value for name, value in fields if name == "stream"]
+    if len(streams) != 1:
+        raise Refused("one stream is expected: ?stream=NAME")
+    problem = stream_name_error(streams[0])
+    if problem is not None:
+        raise Refused(f"stream {problem}")
+    return streams[0]
 
 
 cdef str _json_problem(bytes body, problem):

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastcable._frames cimport FrameParser
 from fastcable._hub cimport Group, Hub, Subscriber
-from fastcable._outbox cimport Chunk, Outbox
+from fastcable._outbox cimport Chunk, Limits, Outbox
 
 
 cdef struct Peer:
@@ -19,9 +19,7 @@ cdef class Cable:
     # Settings
     cdef readonly Py_ssize_t max_message_size
     cdef readonly Py_ssize_t max_fragments
-    cdef readonly size_t max_pending_messages
-    cdef readonly size_t max_pending_bytes
-    cdef readonly bint close_slow
+    cdef Limits limits
     # Rooms
     cdef readonly Hub hub
     cdef public object heartbeat
@@ -37,8 +35,6 @@ cdef class Cable:
     cdef uint32_t now
 
     cdef FrameParser new_parser(self)
-    cdef bint is_full(self, Outbox outbox) noexcept
-    cdef bint answers_fill(self, Outbox outbox, int part) noexcept
     cdef void heard(self, Peer* peer) noexcept
     cdef void forget(self, Peer* peer) noexcept
 
@@ -64,12 +60,12 @@ cdef class Connection(Subscriber):
     cdef uint8_t resting  # has had its share of this turn of the loop
 
     cdef int read(self, FrameParser parser) except -1
+    cdef int answer_frame(self, bytes frame) except -1
     cdef int write(self, bytes frame) except -1
     cdef int hand_over(self, bytes data, size_t sent) except -1
     cdef int enqueue(self, Group group, Chunk chunk) except -1
     cdef int flush(self) except -1
     cdef int left(self, Group group) except -1
-    cdef int tell_gap(self, Group group) except -1
     cdef int pong(self, bytes payload) except -1
     cdef int closed_by_peer(self, int code) except -1
     cdef int leave(self, State state) except -1

@@ -11,10 +11,8 @@ Writing. While the socket takes everything, frames go to `send(2)` on the transp
 queue is empty, so order holds. What does not fit is handed to the transport, which waits for the socket and finds its
 errors. From then until `resume_writing` the connection is *blocked*: it has an outbox, a queue of references to frames
 that other connections may share, and hands the transport nothing more, because the transport spends some 800 bytes on
-each write. In the outbox answers are always queued; a peer that lets them pile up is not read until half of them are
-gone. Messages are dropped while the outbox is full (`slow_consumer`: or the connection is closed), counted per stream,
-and told by the dialect's `gap` before the next message of that stream, or when the outbox has emptied, whichever is
-first.
+each write. A peer that lets answers pile up there is not read until half of them are gone; what happens to messages
+while the outbox is full is the outbox's policy.
 
 Ending. There are four states:
 
@@ -35,7 +33,7 @@ from libc.string cimport memset
 
 from fastcable._frames cimport CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
 from fastcable._hub cimport Counters, Group, Hub, Subscriber
-from fastcable._outbox cimport Chunk, Outbox, Waiting
+from fastcable._outbox cimport Chunk, Limits, Outbox, Waiting
 
 import logging
 
@@ -89,9 +87,7 @@ cdef class Cable:
     def __init__(self, settings, Hub hub not None, closing, lingering, clock):
         self.max_message_size = settings.max_message_size
         self.max_fragments = settings.max_fragments
-        self.max_pending_messages = settings.max_pending_messages or <size_t>-1
-        self.max_pending_bytes = settings.max_pending_bytes or <size_t>-1
-        self.close_slow = settings.slow_consumer == "close"
+        self.limits = Limits(settings)
         self.hub = hub
         self.heartbeat = None
         self.closing = closing
@@ -104,16 +100,6 @@ cdef class Cable:
 
     cdef FrameParser new_parser(self):
         return FrameParser(self.max_message_size, self.max_fragments)
-
-    cdef bint is_full(self, Outbox outbox) noexcept:
-        return outbox.frames >= self.max_pending_messages or outbox.size >= self.max_pending_bytes
-
-    cdef bint answers_fill(self, Outbox outbox, int part) noexcept:
-        """Whether the answers in an outbox fill one `part`th of its limits."""
-        return (
-            outbox.frames - outbox.messages >= self.max_pending_messages // part
-            or outbox.answers_size >= self.max_pending_bytes // part
-        )
 
     cdef void heard(self, Peer* peer) noexcept:
         """Note that a peer is alive: it goes to the young end of the order."""
@@ -209,7 +195,7 @@ cdef class Connection(Subscriber):
 
     def pause_writing(self):
         if self.outbox is None:
-            self.outbox = Outbox()
+            self.outbox = Outbox(self.cable.limits, self.cable.hub.counters)
             self.outbox.progress = self.cable.now
             self.peer.fd = -1
             self.cable.blocked[self] = None
@@ -223,7 +209,7 @@ cdef class Connection(Subscriber):
         outbox.progress = self.cable.now
         self.flush()
         if outbox.writing_paused:
-            if outbox.reading_paused and not self.cable.answers_fill(outbox, 2):
+            if outbox.reading_paused and not outbox.answers_fill(2):
                 outbox.reading_paused = False
                 self.read_on()
             return
@@ -247,8 +233,7 @@ cdef class Connection(Subscriber):
         self.cable.lingering.discard(self)
         self.cable.blocked.pop(self, None)
         self.cable.ending.pop(self, None)
-        if self.outbox is not None:
-            self.cable.hub.counters.drops += self.outbox.messages
+        self.drop_waiting()
         self.fd = -1
         self.transport = self.parser = self.outbox = None
 
@@ -311,8 +296,12 @@ cdef class Connection(Subscriber):
     # Writing
 
     cpdef answer(self, bytes text):
+        self.answer_frame(encode_frame(TEXT, text))
+
+    cdef int answer_frame(self, bytes frame) except -1:
         if self.state == OPEN:
-            self.write(encode_frame(TEXT, text))
+            self.write(frame)
+        return 0
 
     def ping(self, bytes frame not None):
         """Send a frame that nobody misses when the socket is full."""
@@ -331,8 +320,8 @@ cdef class Connection(Subscriber):
         cdef ssize_t sent
         cdef Outbox outbox = self.outbox
         if outbox is not None:
-            outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
-            if self.state == OPEN and not outbox.reading_paused and self.cable.answers_fill(outbox, 1):
+            outbox.answer(frame)
+            if self.state == OPEN and not outbox.reading_paused and outbox.answers_fill(1):
                 outbox.reading_paused = True
                 self.transport.pause_reading()
             return 0
@@ -349,41 +338,17 @@ cdef class Connection(Subscriber):
         return 0
 
     cdef int enqueue(self, Group group, Chunk chunk) except -1:
-        """Queue the messages of a chunk for a blocked connection, or drop those past the limits."""
-        cdef Outbox outbox = self.outbox
-        cdef Counters counters = self.cable.hub.counters
-        cdef uint32_t index
-        cdef size_t start = 0
-        if outbox is None or self.state != OPEN:
-            counters.drops += chunk.count
-            return 0
-        for index in range(chunk.count):
-            if self.cable.is_full(outbox):
-                counters.drops += chunk.count - index
-                if self.cable.close_slow:
-                    self.close_slow()
-                    return 0
-                if outbox.missed is None:
-                    outbox.missed = {}
-                outbox.missed[group] = outbox.missed.get(group, 0) + chunk.count - index
-                return 0
-            if outbox.missed is not None and group in outbox.missed:
-                self.tell_gap(group)
-            outbox.append(chunk.data, start, chunk.end_of(index), 1)
-            start = chunk.end_of(index)
+        """Queue the messages of a chunk for a blocked connection."""
+        if self.outbox is None or self.state != OPEN:
+            self.cable.hub.counters.drops += chunk.count
+        elif not self.outbox.add(group, chunk, self):
+            self.close_slow()
         return 0
 
     cdef int left(self, Group group) except -1:
-        """A group that this connection leaves while it stays open: what it missed there is told now."""
-        if self.outbox is not None and self.outbox.missed is not None and group in self.outbox.missed:
-            self.tell_gap(group)
-        return 0
-
-    cdef int tell_gap(self, Group group) except -1:
-        cdef bytes text = self.dialect.gap(group.stream.name, group.key, self.outbox.missed.pop(group))
-        cdef bytes frame = encode_frame(TEXT, text)
-        self.outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
-        self.cable.hub.counters.gaps += 1
+        """This connection leaves a group and stays open."""
+        if self.outbox is not None:
+            self.outbox.left(group, self)
         return 0
 
     cdef int flush(self) except -1:
@@ -399,12 +364,9 @@ cdef class Connection(Subscriber):
         while True:
             if outbox.pong is not None and self.state == OPEN:
                 frame, outbox.pong = encode_frame(PONG, outbox.pong), None
-                outbox.append(frame, 0, PyBytes_GET_SIZE(frame), 0)
-            if outbox.length == 0:
-                if not outbox.missed or self.state != OPEN:
-                    return 0
-                for group in list(outbox.missed):
-                    self.tell_gap(group)
+                outbox.answer(frame)
+            if outbox.length == 0 and (self.state != OPEN or not outbox.refill(self)):
+                return 0
             length = outbox.length if outbox.length < IOVECS else IOVECS
             size = 0
             for index in range(length):
@@ -506,8 +468,7 @@ cdef class Connection(Subscriber):
 
     def drop_waiting(self):
         if self.outbox is not None:
-            self.cable.hub.counters.drops += self.outbox.messages
-            self.outbox.clear()
+            self.outbox.drop()
 
     cdef int leave(self, State state) except -1:
         """Stop being a subscriber, and wanting pings."""

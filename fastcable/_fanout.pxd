@@ -34,6 +34,8 @@ cdef class WebSocketGroup(Group):
     cdef ThreadPool threads
     cdef list waiting
     cdef object sealed
+    cdef bytes told  # to each who joined lately, and its frame
+    cdef bytes told_frame
     # The fan-out under way
     cdef Chunk chunk
     cdef Py_ssize_t position

@@ -19,7 +19,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcable._connection cimport Connection, Peer
-from fastcable._frames cimport header_size, join_frames
+from fastcable._frames cimport TEXT, encode_frame, header_size, join_frames
 from fastcable._hub cimport Group, Subscriber, monotonic_ns
 from fastcable._outbox cimport Chunk
 from fastcable._threads cimport DONE, GO_ON, MOST_THREADS, TIME_OVER, Progress, ThreadPool
@@ -253,6 +253,17 @@ cdef class WebSocketGroup(Group):
         else:
             self.counters.drops += chunk.count
         return 0
+
+    cdef int tell(self, Subscriber subscriber, bytes data) except -1:
+        if self.told is not data:
+            self.told = data
+            self.told_frame = join_frames(self.before, [data], 0, 1, self.after, NULL)
+        (<Connection>subscriber).answer_frame(self.told_frame)
+        self.counters.deliveries += 1
+        return 0
+
+    cdef bytes encode(self, bytes text):
+        return encode_frame(TEXT, text)
 
     cdef int post(self, bytes data) except -1:
         self.counters.backlog += PyBytes_GET_SIZE(data)

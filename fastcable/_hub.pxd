@@ -42,6 +42,8 @@ cdef class Group:
     cdef int leave(self, uint64_t ticket, bint settle) except -1
     cdef int post(self, bytes data) except -1
     cdef bint step(self, int64_t until) except -1
+    cdef int tell(self, Subscriber subscriber, bytes data) except -1
+    cdef bytes encode(self, bytes text)
     cdef Py_ssize_t size(self) noexcept
 
 
@@ -57,6 +59,9 @@ cdef class Stream:
 cdef class Hub:
     cdef readonly dict streams
     cdef readonly Counters counters
+    cdef readonly object retained
+    cdef dict sockets  # socket id -> subscriber, of those who asked for one; and the other way round
+    cdef dict socket_ids
     cdef public object broker
     cdef readonly object call_soon
     cdef object busy
@@ -69,7 +74,9 @@ cdef class Hub:
     cpdef bint subscribe(self, Subscriber subscriber, str name, object key) except -1
     cpdef unsubscribe(self, Subscriber subscriber, str name, object key)
     cpdef disconnected(self, Subscriber subscriber, bint settle)
-    cpdef deliver(self, str name, bytes data)
+    cpdef deliver(self, str name, bytes data, bint retain=*, str exclude=*)
+    cdef int post(self, Group group, bytes data) except -1
+    cdef int post_to_others(self, Group group, bytes data, Subscriber excluded) except -1
     cdef int confirm(self, Stream stream, Group group, Subscriber subscriber) except -1
     cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1
 

@@ -16,7 +16,11 @@ queues up again behind the others, so a small stream never waits for a large one
 
 Who gets a message is decided when it is posted, not when it is sent: joining and leaving order themselves between
 messages (`Group.join` and `Group.leave` tell how), so nobody gets a message from before its confirmation, and nobody
-misses one from before its `unsubscribe`.
+misses one from before its `unsubscribe`. That also serves the one who is to be passed over by a message: it leaves before
+the message is posted and joins after.
+
+A stream's *retained* message is posted like any other, and kept; who joins later is told it right behind the
+confirmation, so that it has the stream's state, and then every change.
 """
 
 cimport cython
@@ -25,6 +29,7 @@ from libc.stdint cimport int64_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import logging
+import os
 from collections import deque
 
 logger = logging.getLogger("fastcable")
@@ -105,6 +110,7 @@ cdef class Group:
     The hub calls `post` for each message and then `step` until it answers False. A subclass keeps the members. Its
     contract: a member gets exactly the messages that are posted between its `join` and its `leave`, in that order,
     each once, or is told what it missed; a member whose `leave` says `settle` first gets what was posted before.
+    `tell` is for one member alone, who has just joined: it is never dropped.
     """
 
     cdef uint64_t join(self, Subscriber subscriber) except 0:
@@ -119,6 +125,13 @@ cdef class Group:
 
     cdef bint step(self, int64_t until) except -1:
         """Send until nothing is left (False) or the monotonic clock (ns) is past `until` (True: call again)."""
+        raise NotImplementedError
+
+    cdef int tell(self, Subscriber subscriber, bytes data) except -1:
+        raise NotImplementedError
+
+    cdef bytes encode(self, bytes text):
+        """A text of the dialect in the encoding of this group's members."""
         raise NotImplementedError
 
     cdef Py_ssize_t size(self) noexcept:
@@ -149,10 +162,13 @@ cdef class Stream:
 
 cdef class Hub:
     """All streams of one server. `call_soon(callback)` runs the callback in the next turn of the event loop;
-    `max_subscriptions` is per subscriber, 0 for no limit."""
+    `max_subscriptions` is per subscriber, 0 for no limit; `retained` keeps the streams' last values."""
 
-    def __init__(self, object call_soon not None, Py_ssize_t max_subscriptions=0):
+    def __init__(self, object call_soon not None, Py_ssize_t max_subscriptions=0, retained=None):
         self.streams = {}
+        self.retained = retained
+        self.sockets = {}
+        self.socket_ids = {}
         self.counters = Counters()
         self.broker = None
         self.call_soon = call_soon
@@ -209,9 +225,15 @@ cdef class Hub:
         subscription = subscriber.find(group)
         if subscription is NULL:
             return 0
-        if subscription.ticket == 0:
-            subscription.ticket = group.join(subscriber)
+        if subscription.ticket:
+            subscriber.dialect.confirmed(subscriber, stream.name, group.key)
+            return 0
+        subscription.ticket = group.join(subscriber)
         subscriber.dialect.confirmed(subscriber, stream.name, group.key)
+        if self.retained:
+            data = self.retained.get(stream.name)
+            if data is not None:
+                group.tell(subscriber, data)
         return 0
 
     def confirmed(self, str name not None):
@@ -243,6 +265,8 @@ cdef class Hub:
         PyMem_Free(subscriber.held)
         subscriber.held = NULL
         subscriber.held_capacity = 0
+        if self.socket_ids:
+            self.sockets.pop(self.socket_ids.pop(subscriber, None), None)
 
     cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1:
         cdef Group group = <Group>subscription.group
@@ -265,25 +289,62 @@ cdef class Hub:
 
     # Messages
 
-    def publish(self, str stream not None, bytes data not None):
-        """Broadcast one JSON value (its bytes, valid JSON) to a stream; raises what the broker raises."""
-        self.broker.publish(stream, data)
+    def socket_id(self, Subscriber subscriber not None) -> str:
+        """The name by which a message may exclude this subscriber, until it disconnects; nobody can guess it."""
+        socket = self.socket_ids.get(subscriber)
+        if socket is None:
+            socket = os.urandom(12).hex()
+            self.socket_ids[subscriber] = socket
+            self.sockets[socket] = subscriber
+        return socket
 
-    cpdef deliver(self, str name, bytes data):
+    def publish(self, str stream not None, bytes data not None, bint retain=False, str exclude=None):
+        """Broadcast one JSON value (its bytes, valid JSON) to a stream; raises what the broker raises.
+
+        `retain`: it is the stream's last value for those who subscribe later (`null`: there is none any more).
+        `exclude`: the socket id of a subscriber who is not to get it.
+        """
+        self.broker.publish(stream, data, retain, exclude)
+
+    cpdef deliver(self, str name, bytes data, bint retain=False, str exclude=None):
         """Post a message that came from the broker to this process's subscribers."""
         cdef Stream stream = <Stream>self.streams.get(name)
         cdef Group group
         self.counters.broadcasts += 1
+        if retain and self.retained is not None:
+            self.retained.keep(name, data)
         if stream is None:
             return
-        for group in stream.groups.values():
-            group.post(data)
-            if not group.busy:
-                group.busy = True
-                self.busy.append(group)
-        if not self.scheduled:
+        if exclude is None or exclude not in self.sockets:
+            for group in stream.groups.values():
+                self.post(group, data)
+        else:
+            # A copy: if what waited for the excluded one was too much, it is closed, and its group may be gone.
+            for group in list(stream.groups.values()):
+                self.post_to_others(group, data, self.sockets.get(exclude))
+        if self.busy and not self.scheduled:
             self.scheduled = True
             self.call_soon(self.turn)
+
+    cdef int post(self, Group group, bytes data) except -1:
+        group.post(data)
+        if not group.busy:
+            group.busy = True
+            self.busy.append(group)
+        return 0
+
+    cdef int post_to_others(self, Group group, bytes data, Subscriber excluded) except -1:
+        cdef Subscription* subscription = NULL if excluded is None else excluded.find(group)
+        cdef uint64_t ticket
+        if subscription is NULL or subscription.ticket == 0:
+            return self.post(group, data)
+        ticket, subscription.ticket = subscription.ticket, 0
+        group.leave(ticket, True)
+        self.post(group, data)
+        subscription = excluded.find(group)
+        if subscription is not NULL:
+            subscription.ticket = group.join(excluded)
+        return 0
 
     def subscribers(self, str name not None) -> int:
         """How many subscribers of this stream are live on this process."""

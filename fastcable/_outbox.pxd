@@ -1,11 +1,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastcable._hub cimport Counters, Group, Subscriber
+
 
 cdef struct Waiting:
     void* data  # a bytes object, owned
     size_t start
     size_t end
     uint32_t messages  # 0 for an answer
+    void* group  # a Group, borrowed, of the one message that this is while it may be replaced by a newer one; or NULL
 
 
 cdef class Chunk:
@@ -18,7 +21,23 @@ cdef class Chunk:
     cdef size_t end_of(self, uint32_t index) noexcept
 
 
+cdef enum Policy:
+    DROP
+    LATEST
+    TO_CLOSE
+
+
+cdef class Limits:
+    cdef readonly size_t max_messages
+    cdef readonly size_t max_bytes
+    cdef Policy policy
+
+
 cdef class Outbox:
+    # Settings
+    cdef Limits limits
+    cdef Counters counters
+    # What waits
     cdef Waiting* items
     cdef size_t head
     cdef size_t length
@@ -27,13 +46,27 @@ cdef class Outbox:
     cdef readonly size_t frames
     cdef readonly size_t messages
     cdef readonly size_t answers_size
+    cdef dict newest
+    cdef size_t newest_size
     cdef readonly dict missed
+    # The socket's side
     cdef bytes pong
     cdef bint writing_paused
     cdef bint reading_paused
     cdef size_t unsent
     cdef uint32_t progress
 
-    cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages) except -1
+    cdef bint is_full(self) noexcept
+    cpdef bint answers_fill(self, int part) noexcept
+    cpdef answer(self, bytes data)
+    cdef bint add(self, Group group, Chunk chunk, Subscriber subscriber) except -1
+    cdef bint add_newest(self, Group group, Chunk chunk, uint32_t first) except -1
+    cdef int replace(self, Group group, bytes data, size_t start, size_t end) except -1
+    cdef int thin_out(self) except -1
+    cdef int miss(self, Group group, uint32_t messages) except -1
+    cdef int left(self, Group group, Subscriber subscriber) except -1
+    cdef bint refill(self, Subscriber subscriber) except -1
+    cdef int tell_gap(self, Group group, Subscriber subscriber) except -1
+    cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages, void* group) except -1
     cdef uint32_t shift(self) noexcept
-    cdef void clear(self) noexcept
+    cpdef drop(self)

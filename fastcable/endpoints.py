@@ -60,6 +60,8 @@ class Endpoints:
                 return answer
             # Closed, because a proxy that only saw an Upgrade may keep a tunnel open.
             return error(answer.status, answer.message, answer.headers, close=True)
+        if path == b"/_streams" and self._broadcast_path:
+            return self._broadcasts.count(request, peer)
         if path != b"/health" and path not in self._files:
             return _NOT_FOUND
         if request.method not in (b"GET", b"HEAD"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
@@ -127,12 +127,12 @@ class Choice:
 
     def parse(self, text: str) -> str:
         if text not in self.words:
-            raise Wrong(f"expected {' or '.join(self.words)}, got {quoted(text)}{did_you_mean(text, self.words)}")
+            raise Wrong(f"expected {either(self.words)}, got {quoted(text)}{did_you_mean(text, self.words)}")
         return text
 
     def accept(self, value: object) -> str:
         if not isinstance(value, str):
-            raise Wrong(f"expected {' or '.join(self.words)}, got {_type_name(value)}")
+            raise Wrong(f"expected {either(self.words)}, got {_type_name(value)}")
         return self.parse(value)
 
     def show(self, value: object) -> str:
@@ -198,6 +198,11 @@ class Texts:
 
 
 # Checks of strings
+
+
+def either(words: Sequence[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
 def _within(number: _N, least: int, most: int, show: Callable[[object], str] = str) -> _N:

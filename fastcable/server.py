@@ -28,10 +28,11 @@ from fastcable._request import Request
 from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.cores import available_cores
-from fastcable.dialects.simple import SimpleDialect
+from fastcable.dialects._simple import SimpleDialect
 from fastcable.endpoints import Endpoints
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.log import Throttle
+from fastcable.retained import Retained
 from fastcable.settings import Settings, SettingsError
 
 logger = logging.getLogger("fastcable")
@@ -87,7 +88,8 @@ class Server:
         self.demo = demo
         self.max_connections = connection_limit(settings)
         # Rooms
-        self.hub = Hub(loop.call_soon, settings.max_subscriptions)
+        retained = Retained(settings.max_retained_bytes, settings.retain_seconds, loop.time)
+        self.hub = Hub(loop.call_soon, settings.max_subscriptions, retained)
         self.hub.broker = MemoryBroker(self.hub)
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)

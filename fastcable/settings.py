@@ -22,6 +22,7 @@ from fastcable.options import (
     Texts,
     address,
     bearer_key,
+    either,
     host_name,
     origin,
     socket_path,
@@ -93,8 +94,14 @@ class Settings:
     max_pending_bytes: int = _option(MIB, Size(), "bytes that may wait for one client's socket")
     send_buffer: int = _option(64 * KIB, Size(), "the kernel's send buffer of each client; 0: the system's default")
     slow_consumer: str = _option(
-        "drop", Choice(("drop", "close")),
-        "over these limits: drop new messages for that client and tell it how many, or close it with 1013")
+        "drop", Choice(("drop", "latest", "close")),
+        "over these limits: drop new messages for that client and tell it how many, keep only the newest message of "
+        "each stream for it, or close it with 1013")
+
+    max_retained_bytes: int = _option(
+        16 * MIB, Size(), "last values kept for those who subscribe later, of all streams; the oldest go first",
+        group="Retained values")
+    retain_seconds: float = _option(3600.0, Seconds(), "time for which a last value is kept")
 
     log_level: str = _option(
         "info", Choice(("debug", "info", "warning", "error")), "least serious messages to log", group="Logging")
@@ -139,6 +146,8 @@ def options_table() -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for option in OPTIONS.values():
         default = option.kind.show(option.default) + (" s" if isinstance(option.kind, Seconds) else "")
-        words = f"`{'` or `'.join(option.kind.words)}`: " if isinstance(option.kind, Choice) else ""
+        words = ""
+        if isinstance(option.kind, Choice):
+            words = either([f"`{word}`" for word in option.kind.words]) + ": "
         rows.append(f"| `{option.name}` | {default} | {words}{option.help} |")
     return "\n".join(rows) + "\n"

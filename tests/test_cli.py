@@ -110,7 +110,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
         ("serve --demo --cable-path /", "--demo: its page is served at /, which cable_path or broadcast_path takes"),
         ("serve --uds s --port 1", "--port: cannot be combined with uds (from --uds)"),
         ("config --demo", "--demo: unknown option"),
-        ("config --check --log-level loud", "--log-level: expected debug or info or warning or error, got 'loud'"),
+        ("config --check --log-level loud", "--log-level: expected debug, info, warning or error, got 'loud'"),
         ("publish news", "publish: expected STREAM and DATA, got 1 arguments"),
         ("publish news a b", "publish: expected STREAM and DATA, got 3 arguments"),
         ("publish news 1 --ulr x", "--ulr: unknown option (did you mean --url?)"),

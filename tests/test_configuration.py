@@ -164,7 +164,7 @@ T = "fastcable.toml: "
         ("ping_interval = inf", T + "ping_interval: expected seconds, such as 30 or 0.5, got inf"),
         ("ping_interval = 07:32:00", T + "ping_interval: expected seconds, such as 30 or 0.5, got a date or time"),
         ("ping_interval = -0.5", T + "ping_interval: must be 0 to 86400, got -0.5"),
-        ("log_level = 1", T + "log_level: expected debug or info or warning or error, got a whole number"),
+        ("log_level = 1", T + "log_level: expected debug, info, warning or error, got a whole number"),
         ("host = 1", T + "host: expected an array of strings, got a whole number"),
         ("host = [1]", T + "host: expected an array of strings, got an array with other things"),
         ("host = []", T + "host: must not be empty (leave it out to have the default)"),
@@ -190,7 +190,7 @@ def test_errors_of_a_file(toml: str | bytes, expected: str) -> None:
         ("port", "tcp://10.0.0.1:3000", "expected a whole number, got 'tcp://10.0.0.1:3000' (set by Kubernetes for a "
          "service named fastcable: enableServiceLinks: false stops that)"),
         ("max_connections", "many", "expected a whole number or auto, got 'many'"),
-        ("slow_consumer", "dorp", "expected drop or close, got 'dorp' (did you mean drop?)"),
+        ("slow_consumer", "dorp", "expected drop, latest or close, got 'dorp' (did you mean drop?)"),
         ("log_format", "xml", "expected text or json, got 'xml'"),
         ("host", "", "must not have an empty entry"),
         ("host", "a,,b", "must not have an empty entry"),

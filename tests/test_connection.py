@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fastcable._connection import alive_connections
+from fastcable._fanout import WebSocketGroup
 from fastcable._frames import FrameParser
 from fastcable._hub import Subscriber
-from fastcable.dialects.simple import SimpleDialect
+from fastcable.dialects._simple import SimpleDialect
 from tests.harness import CLOSE, PING, PONG, TEXT, UPGRADE, Client, LocalServer, Serve, frame
 
 CONTINUATION, BINARY = 0, 2
@@ -718,17 +719,17 @@ def test_a_slow_peer_that_was_not_read_any_more_can_still_be_failed(serve: Serve
 
 
 def test_an_exception_closes_only_the_connection_that_met_it(
-    server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: LocalServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R12."""
-    received = SimpleDialect.received
 
-    def fail_on_bomb(self: SimpleDialect, subscriber: Subscriber, text: bytes) -> None:
-        if text == b"bomb":
-            raise KeyError("bomb")
-        received(self, subscriber, text)
+    class FailingDialect(SimpleDialect):
+        def received(self, subscriber: Subscriber, text: bytes) -> None:
+            if text == b"bomb":
+                raise KeyError("bomb")
+            super().received(subscriber, text)
 
-    monkeypatch.setattr(SimpleDialect, "received", fail_on_bomb)
+    server.server.simple = FailingDialect(server.server.hub, WebSocketGroup, 32)
     with server.connect("s") as client, server.connect("s") as other:
         client.send(frame(PING, b"1") + frame(TEXT, b"bomb") + frame(PING, b"2"))
         assert client.read_frame() == (PONG, b"1")

@@ -23,7 +23,7 @@ from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.cores import available_cores
-from fastcable.dialects.simple import KEY, SimpleDialect
+from fastcable.dialects._simple import KEY, SimpleDialect
 from fastcable.settings import Settings
 from tests.harness import CLOSE, LocalServer, Serve, Spawn
 from tests.swarm import Swarm, split_frames

@@ -11,7 +11,7 @@ import pytest
 from fastcable._connection import Connection
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Group, Hub, Subscriber
-from fastcable.dialects.simple import KEY, SimpleDialect
+from fastcable.dialects._simple import KEY, SimpleDialect
 from tests.harness import PING, PONG, TEXT, Client, LocalServer, Serve
 
 STRIDE = 16
@@ -45,8 +45,8 @@ class LateBroker:
         self.hub = hub
         self.calls: list[tuple[str, str]] = []
 
-    def publish(self, stream: str, data: bytes) -> None:
-        self.hub.deliver(stream, data)
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
+        self.hub.deliver(stream, data, retain, exclude)
 
     def subscribe(self, stream: str) -> None:
         self.calls.append(("subscribe", stream))
@@ -183,17 +183,18 @@ def test_streams_are_confirmed_in_the_brokers_order(server: LocalServer, broker:
 
 
 def test_pending_subscribers_are_confirmed_in_the_order_in_which_they_asked(
-    server: LocalServer, broker: LateBroker, monkeypatch: pytest.MonkeyPatch
+    server: LocalServer, broker: LateBroker
 ) -> None:
     """One that is closed while its turn has not come gets no confirmation."""
     order: list[Subscriber] = []
 
-    def confirmed(self: SimpleDialect, subscriber: Subscriber, stream: str, key: object) -> None:
-        order.append(subscriber)
-        if subscriber is connections[1]:
-            connections[2].close(4000)
+    class ClosingDialect(SimpleDialect):
+        def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
+            order.append(subscriber)
+            if subscriber is connections[1]:
+                connections[2].close(4000)
 
-    monkeypatch.setattr(SimpleDialect, "confirmed", confirmed)
+    server.server.simple = ClosingDialect(server.server.hub, WebSocketGroup, 32)
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(4)]
         connections = server.call(server.server.cable.oldest, 4)
@@ -250,7 +251,7 @@ def test_a_broker_that_fails_to_subscribe_costs_the_connection_and_leaves_no_str
 
 def test_publish_raises_what_the_broker_raises(server: LocalServer) -> None:
     class BrokenBroker(LateBroker):
-        def publish(self, stream: str, data: bytes) -> None:
+        def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
             raise ConnectionError("no broker")
 
     server.server.hub.broker = BrokenBroker(server.server.hub)

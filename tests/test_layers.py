@@ -9,14 +9,15 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 
 LAYERS = (
     # what is known of nothing else
-    ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames", "_outbox",
-     "_threads"),
+    ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
+     "_threads", "retained"),
     ("settings", "origins", "_handshake", "_request", "chunked"),
     ("configuration", "listeners", "client.publish", "client.websocket"),
     ("client.listen",),
     # streams, then those who are subscribed to them, then their fan-out and clock
     ("_hub",),
-    ("brokers", "brokers.memory", "dialects", "dialects.simple", "_connection"),
+    ("_outbox",),
+    ("brokers", "brokers.memory", "dialects", "dialects._simple", "_connection"),
     ("_fanout",),
     ("_heartbeat",),
     # HTTP in front of them

@@ -18,7 +18,7 @@ import pytest
 from fastcable._connection import alive_connections
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Subscriber
-from fastcable.dialects.simple import SimpleDialect
+from fastcable.dialects._simple import SimpleDialect
 from fastcable.server import HTTP_DESCRIPTORS
 from tests.harness import CLOSE, PATIENCE, TEXT, UPGRADE, LocalServer, frame
 from tests.swarm import Member, Swarm

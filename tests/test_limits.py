@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from fastcable._connection import Connection
+from fastcable._fanout import WebSocketGroup
+from fastcable._hub import Subscriber
 from fastcable._outbox import Outbox
-from fastcable.dialects.simple import KEY, SimpleDialect
+from fastcable.dialects._simple import KEY, SimpleDialect
 from fastcable.server import RESERVED_DESCRIPTORS, connection_limit
 from fastcable.settings import Settings, SettingsError
 from tests.harness import CLOSE, PING, PONG, TEXT, UPGRADE, Client, LocalServer, Serve, frame
@@ -207,10 +209,15 @@ def test_max_subscriptions(serve: Serve, limit: int) -> None:
         assert server.call(lambda: len(server.server.hub.streams)) == limit
 
 
-def test_max_subscriptions_0_takes_as_many_as_can_be_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+class SilentDialect(SimpleDialect):
+    def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
+        pass
+
+
+def test_max_subscriptions_0_takes_as_many_as_can_be_counted(serve: Serve) -> None:
     """A connection counts them in sixteen bits: one more is refused like any other that is too many."""
     server = serve(ticking=False, max_subscriptions=0)
-    monkeypatch.setattr(SimpleDialect, "confirmed", lambda *arguments: None)
+    server.server.simple = SilentDialect(server.server.hub, WebSocketGroup, 32)
     with server.connect() as client:
         connection = server.connection()
 

@@ -443,7 +443,8 @@ def test_what_must_not_happen_ends_the_client(start: Start, treat: Callable[[], 
 def test_unexpected_closes_are_counted(start: Start) -> None:
     _, load = start(from_third(b""))
     load.command("connect", group="g", count=7)
-    with pytest.raises(LoadError, match=r"7 connections ended unexpectedly \(0 are left\); the first: connection [0-6] of"):
+    told = r"7 connections ended unexpectedly \(0 are left\); the first: connection [0-6] of"
+    with pytest.raises(LoadError, match=told):
         load.command("burst", group="g", size=50, messages=3)
 
 

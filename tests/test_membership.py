@@ -24,7 +24,7 @@ from fastcable._heartbeat import Heartbeat
 from fastcable._hub import Hub, Subscriber
 from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
-from fastcable.dialects.simple import SimpleDialect
+from fastcable.dialects._simple import SimpleDialect
 from fastcable.settings import Settings
 from tests.harness import CLOSE, TEXT, LocalServer, frame, post
 from tests.swarm import Member, Swarm, split_frames
@@ -118,9 +118,9 @@ class RecordedBroker(MemoryBroker):
         super().__init__(hub)
         self._history = history
 
-    def publish(self, stream: str, data: bytes) -> None:
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
         self._history.broadcast(stream, json.loads(data)[0])
-        super().publish(stream, data)
+        super().publish(stream, data, retain, exclude)
 
 
 STREAMS = ["a", "b", "c", "d"]

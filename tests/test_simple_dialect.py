@@ -9,14 +9,14 @@ import pytest
 
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Hub, Subscriber
-from fastcable.dialects.simple import KEY, SimpleDialect
+from fastcable.dialects._simple import KEY, SimpleDialect
 from tests.harness import CLOSE, TEXT, LocalServer, Serve, frame, post
 
 SUBSCRIBE = b'{"type":"subscribe","stream":"s"}'
 SUBSCRIBED = b'{"type":"subscribed","stream":"s"}'
 NOT_JSON = b'{"type":"error","reason":"not valid JSON"}'
 NOT_AN_OBJECT = b'{"type":"error","reason":"a command must be a JSON object"}'
-UNKNOWN_TYPE = b'{"type":"error","reason":"type must be \\"subscribe\\", \\"unsubscribe\\" or \\"pong\\""}'
+UNKNOWN_TYPE = b'{"type":"error","reason":"type must be \\"subscribe\\", \\"unsubscribe\\", \\"hello\\" or \\"pong\\""}'
 
 
 class Peer(Subscriber):

@@ -11,8 +11,8 @@ class MemoryBroker:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    def publish(self, stream: str, data: bytes) -> None:
-        self._hub.deliver(stream, data)
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
+        self._hub.deliver(stream, data, retain, exclude)
 
     def subscribe(self, stream: str) -> None:
         self._hub.confirmed(stream)

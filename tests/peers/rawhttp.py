@@ -38,7 +38,7 @@ class RecordingHub:
         self.published: list[tuple[str, bytes]] = []
         self.listeners = 3
 
-    def publish(self, stream: str, data: bytes) -> None:
+    def publish(self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None) -> None:
         self.published.append((stream, data))
 
     def subscribers(self, stream: str) -> int:
