@@ -18,6 +18,7 @@ from fastcable._handshake import Accept
 from fastcable._request import HeadParser
 from fastcable.endpoints import Endpoints
 from fastcable.response import Response
+from fastcable.retained import retained_size
 from fastcable.settings import Settings
 from tests.peers.rawhttp import HELLO, UPGRADE, HttpServer, RecordingHub, chunk, get, post, post_chunked
 
@@ -422,3 +423,96 @@ def test_nothing_is_taken_while_the_fan_out_is_behind() -> None:
     answer = Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(HELLO.encode())
     assert (answer.status, hub.published) == (503, [])
     assert b"Retry-After: 1\r\n" in answer.headers
+
+
+# retain, exclude
+
+@pytest.mark.parametrize(("members", "options"), [
+    ("", (False, None)), (',"retain":false', (False, None)), (',"retain":true', (True, None)),
+    (',"exclude":"abc"', (False, "abc")), (',"retain":true,"exclude":""', (True, "")),
+    (',"retain":1,"retain":true', (True, None)),
+], ids=["neither", "not-retained", "retained", "excluded", "both", "the-last-counts"])
+def test_a_message_may_be_retained_and_exclude_someone(members: str, options: tuple[bool, str | None]) -> None:
+    message = f'{{"stream":"s","data":1{members}}}'
+    for body in (message, f"[{message}]"):
+        hub = RecordingHub()
+        answer = Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(body.encode())
+        assert (answer.status, hub.published, hub.options) == (200, [("s", b"1")], [options])
+
+
+@pytest.mark.parametrize(("member", "problem"), [
+    *((f'"retain":{value}', "retain must be true or false") for value in ("null", "1", '"true"', "[]", "{}", "0")),
+    *((f'"exclude":{value}', "exclude must be a string: the socket id of a client")
+      for value in ("null", "1", "true", '["abc"]', "{}")),
+])
+def test_other_values_of_these_are_refused(member: str, problem: str) -> None:
+    assert publish(f'{{"stream":"s","data":1,{member}}}') == (400, {"error": problem}, [])
+    assert publish(f'[{{"stream":"s","data":1}},{{"stream":"s","data":1,{member}}}]') == (
+        400, {"error": f"message 1 of the batch: {problem}"}, [])
+
+
+@pytest.mark.parametrize(("size", "expected"), [(99, 200), (100, 200), (101, 413)], ids=["-1", "0", "+1"])
+def test_what_is_too_large_to_be_retained_is_refused_and_nothing_is_published(size: int, expected: int) -> None:
+    limit = retained_size("s", b"1" * 100)
+    message = f'{{"stream":"s","data":{"1" * size},"retain":true}}'
+    problem = f"data is too large to be retained: max_retained_bytes is {limit}"
+    status, answer, published = publish(message, max_retained_bytes=limit)
+    assert (status, len(published)) == (expected, expected == 200)
+    assert expected == 200 or answer == {"error": problem}
+    status, answer, published = publish(f'[{{"stream":"t","data":1}},{message}]', max_retained_bytes=limit)
+    assert (status, len(published)) == (expected, 2 * (expected == 200))
+    assert expected == 200 or answer == {"error": f"message 1 of the batch: {problem}"}
+    assert publish(message.replace("true", "false"), max_retained_bytes=limit)[0] == 200
+    assert publish(message, max_retained_bytes=0)[0] == 200
+
+
+# How many follow a stream
+
+def count(query: str, *lines: str, method: str = "GET", loopback: bool = True, **options: Any) -> tuple[int, Any]:
+    answer = begin(get(f"/_streams{query}", *lines, method=method), loopback=loopback, **options)
+    assert isinstance(answer, Response)
+    return answer.status, json.loads(answer.content)
+
+
+@pytest.mark.parametrize(("query", "stream"), [
+    ("?stream=scores", "scores"), ("?stream=a+b%20c", "a b c"), ("?stream=Z%C3%BCrich", "Zürich"),
+    ("?stream=%26%3D%25", "&=%"),
+    ("?x=1&stream=s&y", "s"), ("?stream=a=b", "a=b"), ("?stream=" + "%C3%BC" * 127, "ü" * 127),
+])
+def test_the_subscribers_of_a_stream_are_counted(server: HttpServer, query: str, stream: str) -> None:
+    for method in ("GET", "HEAD"):
+        answer = server.ask(get(f"/_streams{query}", method=method), body=method == "GET")
+        assert (answer.status, server.hub.asked.pop()) == (200, stream)
+    assert count(query) == (200, {"subscribers": 3})
+
+
+@pytest.mark.parametrize(("query", "problem"), [
+    ("", "one stream is expected: ?stream=NAME"), ("?", "one stream is expected: ?stream=NAME"),
+    ("?Stream=s", "one stream is expected: ?stream=NAME"),
+    ("?stream=a&stream=b", "one stream is expected: ?stream=NAME"),
+    ("?stream=", "stream must not be empty"), ("?stream", "stream must not be empty"),
+    ("?stream=%00", "stream must not contain control characters"),
+    ("?stream=%C3%BC" + "x" * 254, "stream must be at most 255 bytes of UTF-8"),
+    ("?stream=%ff", "bad query: ?stream=NAME is expected, percent-encoded UTF-8"),
+    ("?stream=%ed%a0%80", "bad query: ?stream=NAME is expected, percent-encoded UTF-8"),
+    ("?" + "&" * 8 + "stream=s", "bad query: ?stream=NAME is expected, percent-encoded UTF-8"),
+])
+def test_bad_queries_are_refused(query: str, problem: str) -> None:
+    assert count(query) == (400, {"error": problem})
+
+
+def test_whoever_may_publish_may_count_and_nobody_else() -> None:
+    assert count("?stream=s", method="POST")[0] == 405
+    assert count("?stream=s", method="DELETE", loopback=False)[0] == 405
+    assert count("?stream=s", loopback=False)[0] == 403
+    assert count("", "X-Forwarded-For: 10.0.0.1")[0] == 403
+    assert count("?stream=s", "Origin: https://example.com")[0] == 403
+    assert count("?stream=s", broadcast_key="secret")[0] == 401
+    assert count("?stream=s", "Authorization: Bearer wrong", broadcast_key="secret")[0] == 401
+    assert count("?stream=s", "Authorization: Bearer secret", broadcast_key="secret", loopback=False)[0] == 200
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_streams_are_counted_where_broadcasts_are_posted(serve: Serve, broadcast: bool) -> None:
+    server = serve(cable=True, broadcast=broadcast)
+    assert server.ask(get("/_streams?stream=s")).status == (200 if broadcast else 404)

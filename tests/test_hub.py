@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from fastcable._connection import Connection
+from fastcable._connection import Connection, alive_connections
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Group, Hub, Subscriber
 from fastcable.dialects._simple import KEY, SimpleDialect
-from tests.harness import PING, PONG, TEXT, Client, LocalServer, Serve
+from tests.harness import PING, PONG, TEXT, Client, LocalServer, Serve, post
 
 STRIDE = 16
 """Members that a slice serves at least."""
@@ -264,6 +265,180 @@ def test_a_broadcast_that_nobody_hears_is_counted_and_forgotten(server: LocalSer
     assert server.call(lambda: server.server.hub.counters.broadcasts) == 1
     assert server.call(lambda: server.server.hub.idle)
     assert streams(server) == []
+
+
+# Retained values
+
+
+def retain(server: LocalServer, stream: str, data: bytes) -> None:
+    server.call(server.server.hub.publish, stream, data, True)
+
+
+def send_subscribe(client: Client, *streams: str) -> None:
+    for stream in streams:
+        client.command(type="subscribe", stream=stream)
+
+
+def test_a_new_subscriber_gets_the_retained_value_right_behind_the_confirmation(server: LocalServer) -> None:
+    retain(server, "s", b'{"heat":  4}')
+    server.publish("s", "not retained")
+    retain(server, "t", b"2")
+    with server.connect() as client, server.connect("s") as other:
+        send_subscribe(client, "s", "t", "u")
+        assert client.read_frame() == (TEXT, b'{"type":"subscribed","stream":"s"}')
+        assert client.read_frame() == (TEXT, b'{"type":"message","stream":"s","data":{"heat":  4}}')
+        client.expect(subscribed("t"), message("t", 2), subscribed("u"))
+        other.expect(message("s", {"heat": 4}))
+        retain(server, "s", b"5")
+        for each in client, other:
+            each.expect(message("s", 5))
+            expect_nothing(each)
+        assert server.call(lambda: server.server.hub.counters.deliveries) == 5
+
+
+def test_who_subscribes_again_is_not_new_and_who_comes_back_is(server: LocalServer) -> None:
+    retain(server, "s", b"1")
+    with server.connect() as client:
+        send_subscribe(client, "s", "s")
+        client.expect(subscribed("s"), message("s", 1), subscribed("s"))
+        client.unsubscribe("s")
+        send_subscribe(client, "s")
+        client.expect(subscribed("s"), message("s", 1))
+        expect_nothing(client)
+
+
+def test_null_is_delivered_and_retained_no_more(server: LocalServer) -> None:
+    with server.connect("s") as client:
+        retain(server, "s", b"1")
+        retain(server, "s", b"null")
+        client.expect(message("s", 1), message("s", None))
+        with server.connect() as other:
+            send_subscribe(other, "s")
+            other.expect(subscribed("s"))
+            expect_nothing(other)
+
+
+def test_the_retained_value_waits_for_the_brokers_confirmation(server: LocalServer, broker: LateBroker) -> None:
+    retain(server, "s", b"1")
+    with server.connect() as client:
+        ask(client, "s", "s")
+        expect_nothing(client)
+        retain(server, "s", b"2")
+        confirm(server, "s")
+        client.expect(subscribed("s"), message("s", 2), subscribed("s"))
+        expect_nothing(client)
+
+
+def test_thousands_of_readers_that_stall_share_one_copy_of_a_retained_value(serve: Serve) -> None:
+    server = serve(ticking=False)
+    value = b'"%b"' % (b"x" * 100_000)
+    retain(server, "s", value)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect(receive_buffer=4096)) for _ in range(20)]
+        tracemalloc.start()
+        for client in clients:
+            send_subscribe(client, "s")
+        server.wait_until(lambda: server.server.hub.subscribers("s") == 20)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size < 5 * len(value)
+        for client in clients:
+            client.expect(subscribed("s"), message("s", "x" * 100_000))
+
+
+def test_a_peer_that_lets_retained_values_pile_up_is_not_read(serve: Serve) -> None:
+    server = serve(ticking=False, max_pending_bytes=500_000)
+    retain(server, "s", b'"%b"' % (b"x" * 100_000))
+    with server.connect(receive_buffer=4096) as client:
+        for _ in range(50):
+            send_subscribe(client, "s")
+            client.unsubscribe("s")
+        connection = server.connection()
+        transport = connection.transport
+        assert transport is not None
+        server.wait_until(lambda: connection.outbox is not None and not transport.is_reading())
+        outbox = connection.outbox
+        assert outbox is not None
+        assert 500_000 <= server.call(lambda: outbox.size) < 700_000
+        for _ in range(50):
+            client.expect(subscribed("s"), message("s", "x" * 100_000))
+
+
+# Not back to the sender
+
+
+def test_a_message_may_exclude_one_subscriber(server: LocalServer) -> None:
+    with server.connect("s", "t") as sender, server.connect("s") as other:
+        sender.command(type="hello")
+        other.command(type="hello")
+        socket, same = sender.receive()["socket"], other.receive()["socket"]
+        assert socket != same
+        for body, status in (({"stream": "s", "data": 1, "exclude": socket}, 200), ({"stream": "s", "data": 2}, 200)):
+            assert post(server.port, body) == (status, {"subscribers": 2})
+        assert post(server.port, [{"stream": "t", "data": 3, "exclude": same}])[0] == 200
+        sender.expect(message("s", 2), message("t", 3))
+        other.expect(message("s", 1), message("s", 2))
+        sender.command(type="hello")
+        sender.expect({"type": "hello", "socket": socket})
+        expect_nothing(other)
+
+
+def test_a_message_is_kept_from_the_sender_alone_in_the_middle_of_others(server: LocalServer) -> None:
+    with server.connect("s") as sender, server.connect("s") as other:
+        sender.command(type="hello")
+        socket = sender.receive()["socket"]
+
+        def publish() -> None:
+            for number in range(20):
+                server.server.hub.publish("s", b"%d" % number, False, socket if number % 3 == 1 else None)
+
+        server.call(publish)
+        sender.expect(*[message("s", number) for number in range(20) if number % 3 != 1])
+        other.expect(*[message("s", number) for number in range(20)])
+
+
+def test_an_unknown_socket_id_excludes_nobody(server: LocalServer) -> None:
+    with server.connect("s") as client:
+        client.command(type="hello")
+        socket = client.receive()["socket"]
+        for exclude in ("", "nobody", socket[:-1], socket.upper() + "A", "\ud83c\udf2d"):
+            assert post(server.port, {"stream": "s", "data": 1, "exclude": exclude})[0] == 200
+            client.expect(message("s", 1))
+
+
+def test_a_socket_id_ends_with_its_connection_and_holds_nothing(server: LocalServer) -> None:
+    before = alive_connections()
+    with server.connect("s") as other:
+        with server.connect("s") as client:
+            client.command(type="hello")
+            socket = client.receive()["socket"]
+        server.wait_for_connections(1)
+        server.wait_until(lambda: alive_connections() == before + 1)
+        assert post(server.port, {"stream": "s", "data": 1, "exclude": socket}) == (200, {"subscribers": 1})
+        other.expect(message("s", 1))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_who_is_excluded_and_too_slow_is_closed_and_the_others_get_the_message(serve: Serve, others: int) -> None:
+    """What was posted before is sent to the excluded one first; if that closes it, its group may end with it."""
+    server = serve(ticking=False, slow_consumer="close", max_pending_messages=1)
+    with server.connect("s", receive_buffer=4096) as slow, ExitStack() as stack:
+        slow.command(type="hello")
+        socket = slow.receive()["socket"]
+        server.stall("s")
+        clients = [stack.enter_context(server.connect("s")) for _ in range(others)]
+
+        def publish() -> None:
+            for number in range(4):
+                server.server.hub.publish("s", b"%d" % number, False, socket if number == 3 else None)
+            assert server.server.hub.counters.slow_closes == 1
+
+        server.call(publish)
+        for client in clients:
+            client.expect(*[message("s", number) for number in range(4)])
+        assert server.call(server.server.hub.subscribers, "s") == others
+        server.wait_until(lambda: server.server.hub.idle and not server.server.hub.counters.backlog)
+    server.wait_for_connections(0)
 
 
 # Groups

@@ -414,6 +414,111 @@ def test_answers_count_for_the_limit_but_are_not_dropped(stalled: Stall) -> None
     assert rest.count(gap("s", 2)) == 1
 
 
+# slow_consumer = latest
+
+
+def test_the_newest_message_of_each_stream_waits_instead_of_the_oldest(stalled: Stall) -> None:
+    room = stalled("t", max_pending_messages=3, slow_consumer="latest")
+    room.publish(2, "s")
+    room.publish(1, "t")
+    room.publish(4, "s", start=3)
+    room.publish(3, "t", start=2)
+    assert room.drops() == 5 + 3
+    room.drain()
+    room.expect(gap("s", 5), message("s", 6), gap("t", 3), message("t", 4))
+    room.publish(1, "s", start=7)
+    room.expect(message("s", 7))
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["turns", "one-turn"])
+@pytest.mark.parametrize("limit", [1, 2, 256])
+@pytest.mark.parametrize("more", [-1, 0, 1, 9])
+def test_latest_loses_nothing_up_to_the_limit(stalled: Stall, limit: int, more: int, at_once: bool) -> None:
+    room = stalled(max_pending_messages=limit, slow_consumer="latest")
+    room.publish(limit + more, at_once=at_once)
+    total = limit + more
+    lost = total - 1 if more > 0 else 0
+    assert room.drops() == lost
+    room.drain()
+    if lost:
+        room.expect(gap("s", lost))
+    room.expect(*[message("s", number) for number in range(lost + 1, total + 1)])
+    room.expect_nothing()
+
+
+def test_latest_is_of_each_stream_in_the_order_of_the_newest(stalled: Stall) -> None:
+    room = stalled("t", "u", max_pending_messages=2, slow_consumer="latest")
+    for number, stream in enumerate("tusuts", 1):
+        room.publish(1, stream, start=number)
+    room.drain()
+    room.expect(gap("u", 1), message("u", 4), gap("t", 1), message("t", 5), gap("s", 1), message("s", 6))
+
+
+def test_answers_keep_their_place_before_the_newest_messages(stalled: Stall) -> None:
+    room = stalled(max_pending_messages=2, slow_consumer="latest")
+    room.publish(1)
+    room.client.send(frame(TEXT, b"?"))
+    room.server.wait_until(lambda: room.outbox.frames == 2)
+    room.publish(2, start=2)
+    room.drain()
+    room.expect(NOT_JSON, gap("s", 2), message("s", 3))
+
+
+def test_who_leaves_a_stream_gets_its_newest_message_first(stalled: Stall) -> None:
+    room = stalled("t", max_pending_messages=2, slow_consumer="latest")
+    room.publish(4, "s")
+    room.publish(1, "t")
+    room.client.unsubscribe("s")
+    room.client.send_frame(TEXT, SUBSCRIBE)
+    room.server.wait_until(lambda: room.outbox.frames == 3)
+    room.publish(1, "s", start=5)
+    room.drain()
+    room.expect(gap("s", 3), message("s", 4), SUBSCRIBED, message("t", 1), message("s", 5))
+
+
+def test_what_waited_when_a_stream_was_left_is_not_replaced_by_a_later_message(stalled: Stall) -> None:
+    room = stalled(max_pending_messages=3, slow_consumer="latest")
+    room.publish(1)
+    room.client.unsubscribe("s")
+    room.client.send_frame(TEXT, SUBSCRIBE)
+    room.server.wait_until(lambda: room.outbox.frames == 2)
+    room.publish(4, start=2)
+    room.drain()
+    room.expect(message("s", 1), SUBSCRIBED, gap("s", 3), message("s", 5))
+
+
+def test_a_close_comes_behind_the_newest_messages(stalled: Stall) -> None:
+    room = stalled("t", max_pending_messages=1, slow_consumer="latest")
+    room.publish(3, "s")
+    room.publish(2, "t")
+    room.server.call(room.connection.close, 1001, "done")
+    room.drain()
+    told = [room.client.receive() for _ in range(4)]
+    assert sorted(told, key=str) == [gap("s", 2), gap("t", 1), message("s", 3), message("t", 2)]
+    assert room.client.read_close() == (1001, "done")
+
+
+@pytest.mark.parametrize(("size", "closed"), [(399, False), (400, True), (401, True)])
+def test_latest_closes_where_even_the_newest_messages_are_over_max_pending_bytes(
+    stalled: Stall, size: int, closed: bool
+) -> None:
+    room = stalled("t", "u", max_pending_messages=1, max_pending_bytes=800, slow_consumer="latest")
+    envelope = len(b'{"type":"message","stream":"s","data":""}') + 4  # and the frame's header
+    for stream in "st":
+        room.server.publish(stream, "y" * 10)
+        room.server.publish(stream, "y" * (size - envelope))
+    room.server.publish("u", "")
+    room.server.wait_until(lambda: room.hub.idle)
+    assert room.server.call(lambda: room.hub.counters.slow_closes) == closed
+    if closed:
+        assert room.drops() == 5
+    else:
+        room.drain()
+        for stream in "st":
+            room.expect(gap(stream, 1), message(stream, "y" * (size - envelope)))
+        room.expect(message("u", ""))
+
+
 # slow_consumer = close
 
 

@@ -25,6 +25,7 @@ from fastcable._hub import Hub, Subscriber
 from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.dialects._simple import SimpleDialect
+from fastcable.retained import Retained
 from fastcable.settings import Settings
 from tests.harness import CLOSE, TEXT, LocalServer, frame, post
 from tests.swarm import Member, Swarm, split_frames
@@ -43,13 +44,17 @@ class History:
         self.due: dict[Subscriber, dict[str, list[int | None]]] = defaultdict(lambda: defaultdict(list))
         self.again: dict[Subscriber, set[tuple[str, int]]] = defaultdict(set)
         """Answers to a `subscribe` while subscribed: these may overtake messages. (stream, which of its answers)"""
+        self.retained: dict[str, int] = {}
 
     def subscribed(self, subscriber: Subscriber, stream: str) -> None:
         due = self.due[subscriber][stream]
-        if subscriber in self.joined[stream]:
+        again = subscriber in self.joined[stream]
+        if again:
             self.again[subscriber].add((stream, due.count(None)))
         self.joined[stream].add(subscriber)
         due.append(None)
+        if stream in self.retained and not again:
+            due.append(self.retained[stream])
 
     def unsubscribed(self, subscriber: Subscriber, stream: str) -> None:
         self.joined[stream].discard(subscriber)
@@ -58,9 +63,12 @@ class History:
         for members in self.joined.values():
             members.discard(subscriber)
 
-    def broadcast(self, stream: str, number: int) -> None:
+    def broadcast(self, stream: str, number: int, retain: bool, excluded: Subscriber | None) -> None:
+        if retain:
+            self.retained[stream] = number
         for subscriber in self.joined[stream]:
-            self.due[subscriber][stream].append(number)
+            if subscriber is not excluded:
+                self.due[subscriber][stream].append(number)
 
     def check(self, subscriber: Subscriber, frames: list[tuple[int, bytes]], *, whole: bool = True) -> int:
         """Compare what a client got with what was due (or with the beginning of that); how much it missed, as told."""
@@ -110,16 +118,18 @@ class RecordedDialect(SimpleDialect):
 
 
 class RecordedBroker(MemoryBroker):
-    """The memory broker, with a history of what was published. Data is [number, …]."""
+    """The memory broker, with a history of what was published. Data is [number, …]. `sockets` are socket ids."""
 
-    __slots__ = ("_history",)
+    __slots__ = ("_history", "sockets")
 
     def __init__(self, history: History, hub: Hub) -> None:
         super().__init__(hub)
         self._history = history
+        self.sockets: dict[str, Subscriber] = {}
 
     def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
-        self._history.broadcast(stream, json.loads(data)[0])
+        excluded = None if exclude is None else self.sockets[exclude]
+        self._history.broadcast(stream, json.loads(data)[0], retain, excluded)
         super().publish(stream, data, retain, exclude)
 
 
@@ -154,7 +164,7 @@ class Bustle:
 
     def _prepare(self, hub: Hub) -> None:
         hub.slice_ns = hub.turn_ns = 0
-        hub.broker = RecordedBroker(self.history, hub)
+        hub.broker = self.broker = RecordedBroker(self.history, hub)
         threads = ThreadPool(self.threads)
         threads.share = 1
         self.server.server.simple = RecordedDialect(self.history, hub, threads)
@@ -167,11 +177,16 @@ class Bustle:
             if connection not in self.clients:
                 assert connection.transport is not None
                 self.clients[connection] = members[connection.transport.get_extra_info("peername")]
+                self.broker.sockets[self.server.call(self.hub.socket_id, connection)] = connection
 
     def publish(self) -> None:
         number, self.history.published = self.history.published, self.history.published + 1
         stream = self.random.choice(STREAMS)
-        self.hub.publish(stream, json.dumps([number, self.padding]).encode())
+        retain = self.random.random() < 0.3
+        exclude = None
+        if self.random.random() < 0.3:
+            exclude = self.random.choice(list(self.broker.sockets))
+        self.hub.publish(stream, json.dumps([number, self.padding]).encode(), retain, exclude)
 
     async def act(self, steps: int, connections: list[Connection]) -> None:
         """In the server's thread: so many steps, each within the turns that a fan-out takes."""
@@ -288,11 +303,13 @@ def test_commands_and_ends_that_come_over_the_wire(
         bustle.check(remaining)
 
 
-@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 1), (2, 2), (3, 4)])
+@pytest.mark.parametrize(
+    ("seed", "threads", "slow_consumer"), [(0, 1, "drop"), (1, 1, "latest"), (2, 2, "latest"), (3, 4, "drop")]
+)
 def test_those_who_stall_are_told_exactly_what_they_missed(
-    serve: Callable[..., LocalServer], seed: int, threads: int
+    serve: Callable[..., LocalServer], seed: int, threads: int, slow_consumer: str
 ) -> None:
-    server = serve(ticking=False, max_pending_messages=16)
+    server = serve(ticking=False, max_pending_messages=16, slow_consumer=slow_consumer)
     counters = server.server.hub.counters
     with Swarm(server.port) as swarm:
         bustle = Bustle(server, swarm, seed, threads, padding="." * 4000)
@@ -402,15 +419,16 @@ class Membership(RuleBasedStateMachine):
     """Three clients, two streams, and between them as many members as make a slice of its own."""
 
     threads = 1
+    slow_consumer = "drop"
 
     @initialize()
     def start(self) -> None:
-        options = Settings(max_pending_messages=3)
+        options = Settings(max_pending_messages=3, slow_consumer=self.slow_consumer)
         self.turns: list[Callable[[], None]] = []
-        self.hub = Hub(self.turns.append)
+        self.hub = Hub(self.turns.append, retained=Retained(0, 0, lambda: 0.0))
         self.hub.slice_ns = self.hub.turn_ns = 0
         self.history = History()
-        self.hub.broker = RecordedBroker(self.history, self.hub)
+        self.hub.broker = self.broker = RecordedBroker(self.history, self.hub)
         pool = ThreadPool(self.threads)
         pool.share = 1
         self.dialect = RecordedDialect(self.history, self.hub, pool)
@@ -421,6 +439,7 @@ class Membership(RuleBasedStateMachine):
         self.connections = []
         for index, wire in enumerate(self.wires):
             self.connections.append(self.open(wire))
+            self.broker.sockets[self.hub.socket_id(self.connections[-1])] = self.connections[-1]
             for other in self.others[index * 16 : index * 16 + 16]:
                 connection = self.open(other)
                 self.hub.subscribe(connection, "a", "simple")
@@ -435,10 +454,14 @@ class Membership(RuleBasedStateMachine):
     def command(self, client: int, stream: str, kind: str) -> None:
         self.dialect.received(self.connections[client], command(kind, stream))
 
-    @rule(stream=streams, size=st.sampled_from([0, 2000, 40_000]))
-    def publish(self, stream: str, size: int) -> None:
+    @rule(
+        stream=streams, size=st.sampled_from([0, 2000, 40_000]), retain=st.booleans(),
+        excluded=st.none() | st.none() | clients,
+    )
+    def publish(self, stream: str, size: int, retain: bool, excluded: int | None) -> None:
         self.history.published += 1
-        self.hub.publish(stream, json.dumps([self.history.published, "." * size]).encode())
+        exclude = None if excluded is None else self.hub.socket_id(self.connections[excluded])
+        self.hub.publish(stream, json.dumps([self.history.published, "." * size]).encode(), retain, exclude)
 
     @rule()
     def turn(self) -> None:
@@ -464,6 +487,9 @@ class Membership(RuleBasedStateMachine):
             frames, rest = split_frames(wire.received)
             assert rest == b""
             missed += self.history.check(connection, frames)
+            if self.slow_consumer == "latest":
+                last = {frame["stream"]: frame["type"] for _, payload in frames if (frame := orjson.loads(payload))}
+                assert "gap" not in last.values()
         assert missed == self.hub.counters.drops
         for wire in [*self.wires, *self.others]:
             wire.close()
@@ -484,3 +510,14 @@ class ThreadedMembership(Membership):
 
 ThreadedMembership.TestCase.settings = Membership.TestCase.settings
 TestThreadedMembership = ThreadedMembership.TestCase
+
+
+class LatestMembership(Membership):
+    """A stale value never is the last that a slow client has."""
+
+    threads = 2
+    slow_consumer = "latest"
+
+
+LatestMembership.TestCase.settings = Membership.TestCase.settings
+TestLatestMembership = LatestMembership.TestCase

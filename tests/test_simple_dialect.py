@@ -48,6 +48,9 @@ class RecordingHub:
             self.dialect.confirmed(subscriber, name, key)
         return not self.full
 
+    def socket_id(self, subscriber: Subscriber) -> str:
+        return "id-1"
+
     def unsubscribe(self, subscriber: Subscriber, name: str, key: object) -> None:
         assert key == KEY
         self.calls.append(("unsubscribe", name))
@@ -139,6 +142,23 @@ def test_pong_and_unsubscribe_are_not_answered(dialect: SimpleDialect, peer: Pee
     """P16: nor is unsubscribing from what one has not subscribed to."""
     dialect.received(peer, text)
     assert peer.answers == []
+
+
+def test_hello_is_answered_with_the_socket_id(hub: RecordingHub, peer: Peer) -> None:
+    hub.dialect.received(peer, b'{"type":"hello"}')
+    hub.dialect.received(peer, b'{"type":"hello","socket":"not for you to say","stream":5}')
+    assert peer.answers == [b'{"type":"hello","socket":"id-1"}'] * 2
+    assert (hub.calls, peer.errors) == ([], 0)
+
+
+@pytest.mark.parametrize("size", [319, 320, 321, 5000])
+def test_what_is_remembered_and_what_is_not_mean_the_same(hub: RecordingHub, peer: Peer, size: int) -> None:
+    padding = b"x" * (size - len(b'{"type":"subscribe","stream":"s","x":""}'))
+    for _ in range(3):
+        hub.dialect.received(peer, b'{"type":"subscribe","stream":"s","x":"%b"}' % padding)
+        hub.dialect.received(peer, b'{"type":"unsubscribe","stream":"s","x":"%b"' % padding)
+    assert hub.calls == [("subscribe", "s")] * 3
+    assert peer.answers == [SUBSCRIBED, NOT_JSON] * 3
 
 
 BAD_COMMANDS = {
@@ -252,8 +272,8 @@ def test_more_than_max_errors_in_a_row_close_with_1008(max_errors: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "good", [SUBSCRIBE, b'{"type":"unsubscribe","stream":"s"}', b'{"type":"pong"}'],
-    ids=["subscribe", "unsubscribe", "pong"],
+    "good", [SUBSCRIBE, b'{"type":"unsubscribe","stream":"s"}', b'{"type":"hello"}', b'{"type":"pong"}'],
+    ids=["subscribe", "unsubscribe", "hello", "pong"],
 )
 def test_a_good_command_forgives_all_bad_ones(good: bytes) -> None:
     hub = RecordingHub()

@@ -36,12 +36,16 @@ class RecordingHub:
     def __init__(self) -> None:
         self.congested = False
         self.published: list[tuple[str, bytes]] = []
+        self.options: list[tuple[bool, str | None]] = []
+        self.asked: list[str] = []
         self.listeners = 3
 
     def publish(self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None) -> None:
         self.published.append((stream, data))
+        self.options.append((retain, exclude))
 
     def subscribers(self, stream: str) -> int:
+        self.asked.append(stream)
         return self.listeners
 
 
