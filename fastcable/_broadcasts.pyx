@@ -106,9 +106,9 @@ cdef class Broadcasts:
 
     def publish(self, bytes body not None):
         cdef Py_ssize_t subscribers = 0
+        cdef Py_ssize_t index
         cdef list spans
-        hub = self.hub
-        if hub.congested:
+        if self.hub.congested:
             return _CONGESTED
         try:
             value = orjson.loads(body)
@@ -119,18 +119,23 @@ cdef class Broadcasts:
                 _check_message(value)
                 spans = member_spans(body, b"data")
                 self.check_retained(value, spans[0])
-                value = [value]
+                subscribers = self.accept(value, spans[0])
             elif type(value) is list:
                 spans = self.check_batch(value, body)
+                for index in range(len(spans)):
+                    subscribers += self.accept((<list>value)[index], spans[index])
             else:
                 raise Refused("body must be an object with stream and data, or an array of such objects")
         except Refused as problem:
             return error(problem.status, str(problem))
-        for message, data in zip(value, spans, strict=True):
-            stream = message["stream"]
-            subscribers += hub.subscribers(stream)
-            hub.publish(stream, data, message.get("retain", False), message.get("exclude"))
         return _subscribers(subscribers)
+
+    cdef Py_ssize_t accept(self, dict message, bytes data) except -1:
+        """Publish a message; how many subscribe to its stream."""
+        cdef str stream = message["stream"]
+        cdef Py_ssize_t subscribers = self.hub.subscribers(stream)
+        self.hub.publish(stream, data, message.get("retain", False), message.get("exclude"))
+        return subscribers
 
     cdef list check_batch(self, list messages, bytes body):
         """The data of the messages of a batch, if all of it is in order."""
@@ -149,7 +154,7 @@ cdef class Broadcasts:
         return spans
 
     cdef int check_retained(self, dict message, bytes data) except -1:
-        if message.get("retain") and 0 < self.max_retained < retained_size(message["stream"], data):
+        if message.get("retain", False) is True and 0 < self.max_retained < retained_size(message["stream"], data):
             raise Refused(f"data is too large to be retained: max_retained_bytes is {self.max_retained}", 413)
         return 0
 
@@ -161,18 +166,20 @@ def _subscribers(count):
 
 cdef int _check_message(message) except -1:
     """Raise `Refused` unless a message of a broadcast is in order."""
+    cdef dict members
     if type(message) is not dict:
         raise Refused("must be an object with stream and data")
-    if "stream" not in message:
+    members = message
+    if "stream" not in members:
         raise Refused("stream is missing")
-    problem = stream_name_error(message["stream"])
+    problem = stream_name_error(members["stream"])
     if problem is not None:
         raise Refused(f"stream {problem}")
-    if "data" not in message:
+    if "data" not in members:
         raise Refused("data is missing")
-    if type(message.get("retain", False)) is not bool:
+    if type(members.get("retain", False)) is not bool:
         raise Refused("retain must be true or false")
-    if type(message.get("exclude", "")) is not str:
+    if type(members.get("exclude", "")) is not str:
         raise Refused("exclude must be a string: the socket id of a client")
     return 0
 
