@@ -352,6 +352,11 @@ cdef class Hub:
         return 0 if stream is None else stream.size()
 
     @property
+    def named(self) -> int:
+        """How many subscribers have a socket id."""
+        return len(self.sockets)
+
+    @property
     def idle(self) -> bool:
         """Nothing that was posted is still to be sent."""
         return not self.busy

@@ -132,6 +132,26 @@ def reset_while_stalled(scene: Scene) -> None:
         scene.swarm.remove(member)
 
 
+def reset_while_the_newest_messages_wait(scene: Scene) -> None:
+    members = scene.connect(receive_buffer=4096)
+    for member in members:
+        scene.swarm.stall(member)
+    for _ in range(4):
+        scene.publish(200_000)
+    for member in members:
+        scene.swarm.remove(member)
+
+
+def gone_after_hello(scene: Scene) -> None:
+    members = scene.connect()
+    for member in members:
+        member.command(type="hello")
+    scene.swarm.run_until(lambda: all(member.frames and b'"hello"' in member.frames[-1][1] for member in members))
+    scene.publish(10)
+    scene.close_all()
+    scene.ended(members, code=1001)
+
+
 def idle_timeout(scene: Scene) -> None:
     members = scene.connect()
     scene.server.beat(60.0 + scene.server.server.heartbeat.seconds)
@@ -288,6 +308,8 @@ WAYS = [
     Way(fin_without_a_close_frame),
     Way(reset),
     Way(reset_while_stalled),
+    Way(reset_while_the_newest_messages_wait, {"slow_consumer": "latest", "max_pending_messages": 1}),
+    Way(gone_after_hello),
     Way(idle_timeout, {"ping_interval": 0.0}),
     Way(write_timeout, {"ping_interval": 0.0, "idle_timeout": 0.0}),
     Way(close_timeout),
@@ -337,7 +359,7 @@ def test_nothing_is_left_of_a_connection(
     server.run(asyncio.sleep(0))
     assert alive_connections() == alive
     assert ours() - objects == Counter()
-    assert server.call(lambda: (hub.streams, hub.idle)) == ({}, True)
+    assert server.call(lambda: (hub.streams, hub.idle, hub.named)) == ({}, True, 0)
     assert server.call(lambda: (cable.connections, cable.blocked, cable.everybody())) == (0, {}, [])
     assert [len(queue) for queue in server.server._queues] == [0, 0, 0, 0]
     server.wait_until(lambda: descriptors() == files - (1 if way.end is drain else 0))
