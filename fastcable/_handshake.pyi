@@ -14,9 +14,14 @@ class Refusal:
     message: str
 
 def handshake(
-    method: bytes, version: str, headers: list[tuple[bytes, bytes]], allowed_origins: AllowedOrigins | None
+    method: bytes,
+    version: str,
+    headers: list[tuple[bytes, bytes]],
+    fields: dict[bytes, bytes],
+    allowed_origins: AllowedOrigins | None,
 ) -> Accept | Refusal:
-    """Decide on a request for the cable path. Header names are lower case; `allowed_origins` None lets all connect."""
+    """Decide on a request for the cable path. Header names are lower case, `fields` is the dict of `headers`;
+    `allowed_origins` None lets all connect."""
 
 def negotiate(offers: bytes) -> tuple[str, bytes | None]:
     """The dialect to speak for the subprotocols a client offers (a comma-separated list), and the one of ours to name

@@ -5,7 +5,6 @@ Hostile values cost linear time: they are only ever split at commas or compared 
 is echoed. Extensions are not negotiated.
 """
 
-import re
 from binascii import b2a_base64
 
 try:
@@ -13,8 +12,10 @@ try:
 except ImportError:
     from hashlib import sha1
 
+cdef enum:
+    KEY_DIGITS = 22  # of base64: 16 bytes
+
 cdef bytes _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-cdef object _is_key = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==").fullmatch  # 16 bytes: the last digit holds two bits
 cdef bytes _UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
 cdef bytes _ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n" + _UPGRADE + b"Sec-WebSocket-Accept: "
 
@@ -40,16 +41,16 @@ def negotiate(bytes offers not None):
     return "simple", None
 
 
-def handshake(bytes method not None, str version not None, list headers not None, allowed_origins):
-    # Lines of the same name are one list (RFC 9110 §5.3); what must not be repeated does not look right then.
-    cdef dict fields = {}
-    for name, value in headers:
-        fields[name] = value
-    if len(fields) != len(headers):
-        fields = {name: [] for name in fields}
+def handshake(bytes method not None, str version not None, list headers not None, dict fields not None,
+              allowed_origins):
+    cdef bint repeated = len(fields) != len(headers)
+    cdef bytes key, response
+    if repeated:
+        # Lines of the same name are one list (RFC 9110 §5.3); what must not be repeated does not look right then.
+        lines = {name: [] for name in fields}
         for name, value in headers:
-            fields[name].append(value)
-        fields = {name: b",".join(values) for name, values in fields.items()}
+            lines[name].append(value)
+        fields = {name: b",".join(values) for name, values in lines.items()}
 
     if method != b"GET":
         return Refusal(405, b"Allow: GET\r\n", "the cable path takes WebSocket clients: GET only")
@@ -60,25 +61,37 @@ def handshake(bytes method not None, str version not None, list headers not None
                                       "Upgrade: websocket (does a proxy remove them?)")
     if version != "1.1":
         return Refusal(400, b"", "a WebSocket handshake needs HTTP/1.1")
-    if [name for name, _ in headers].count(b"host") != 1:
+    if b"host" not in fields or (repeated and [name for name, _ in headers].count(b"host") > 1):
         return Refusal(400, b"", "a WebSocket handshake needs exactly one Host header")
     if fields.get(b"sec-websocket-version") != b"13":
         return Refusal(426, _UPGRADE + b"Sec-WebSocket-Version: 13\r\n", "Sec-WebSocket-Version must be 13")
     key = fields.get(b"sec-websocket-key")
-    if key is None or _is_key(key) is None:
+    if key is None or not _is_key(key):
         return Refusal(400, b"", "exactly one Sec-WebSocket-Key with 16 bytes in base64 is needed")
     if allowed_origins is not None and b"origin" in fields and fields[b"origin"] not in allowed_origins:
         return Refusal(403, b"", "this Origin is not in allowed_origins")
 
     dialect, protocol = negotiate(fields.get(b"sec-websocket-protocol", b""))
-    response = [_ACCEPTED, accept_key(key), b"\r\n\r\n"]
+    response = _ACCEPTED + accept_key(key)
     if protocol is not None:
-        response[2:] = [b"\r\nSec-WebSocket-Protocol: ", protocol, b"\r\n\r\n"]
-    return Accept(b"".join(response), dialect)
+        response += b"\r\nSec-WebSocket-Protocol: " + protocol
+    return Accept(response + b"\r\n\r\n", dialect)
 
 
 cpdef bytes accept_key(bytes key):
     return b2a_base64(sha1(key + _GUID).digest(), newline=False)
+
+
+cdef bint _is_key(bytes key) noexcept:
+    """Whether it is 16 bytes in base64."""
+    cdef const unsigned char* digits = key
+    cdef unsigned char digit
+    if len(key) != KEY_DIGITS + 2 or not key.endswith(b"=="):
+        return False
+    for digit in digits[:KEY_DIGITS]:
+        if not (b"A" <= digit <= b"Z" or b"a" <= digit <= b"z" or b"0" <= digit <= b"9" or digit in b"+/"):
+            return False
+    return digits[KEY_DIGITS - 1] in b"AQgw"  # it holds two bits
 
 
 cdef bint _lists(bytes value, bytes token) except -1:

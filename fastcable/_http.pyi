@@ -1,37 +1,41 @@
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
 
+from fastcable._connection import Cable
 from fastcable._deadlines import Deadlines
+from fastcable._endpoints import Endpoints
 from fastcable._request import HeadParser, Request
 from fastcable.chunked import ChunkedBody
-from fastcable.endpoints import Endpoints
+from fastcable.dialects import Dialect
 from fastcable.settings import Settings
 
 REQUESTS_PER_TURN: int
 
-class Site(Protocol):
-    """What all connections of one listener share."""
+class Site:
+    """What all HTTP connections of a server share, and their way on to the WebSockets of a cable."""
 
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def endpoints(self) -> Endpoints: ...
-    @property
-    def handshakes(self) -> Deadlines: ...
-    @property
-    def keepalives(self) -> Deadlines: ...
-    @property
-    def lingering(self) -> Deadlines: ...
-    @property
-    def full(self) -> bool:
-        """No more WebSocket connections are taken."""
-
-    @property
-    def draining(self) -> bool:
-        """Every answer is the last one of its connection."""
-
-    def clock(self) -> float:
-        """Monotonic seconds."""
+    settings: Settings
+    handshakes: Deadlines
+    keepalives: Deadlines
+    lingering: Deadlines
+    dialect: Dialect | None
+    """What the WebSockets speak."""
+    requests: set[HttpProtocol]
+    """The open connections."""
+    draining: bool
+    """Every answer is the last one of its connection."""
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        lingering: Deadlines,
+        cable: Cable | None,
+        dialect: Dialect | None,
+        max_connections: int,
+        spare: int,
+    ) -> None:
+        """`clock` gives monotonic seconds; beyond `max_connections` WebSockets, `spare` connections may speak HTTP.
+        Without a cable `opened`, `is_full` and `accept` are to be overridden."""
 
     def opened(self, protocol: HttpProtocol) -> bool:
         """A connection came in; False: there is no room for it, it is aborted and not reported as closed."""
@@ -39,11 +43,14 @@ class Site(Protocol):
     def closed(self, protocol: HttpProtocol) -> None:
         """An opened connection is lost, or is about to be handed to `accept`."""
 
+    def is_full(self) -> bool:
+        """Whether no more WebSocket connections are taken."""
+
     def accept(self, transport: asyncio.Transport, request: Request, response: bytes, rest: bytes) -> None:
         """Make a WebSocket connection of it: set its protocol, write the 101, then feed it `rest`."""
 
 class HttpProtocol(asyncio.Protocol):
-    """HTTP/1.1 and 1.0 on one connection of `site`."""
+    """HTTP/1.1 and 1.0 on one connection of `site`, which came in on the listener that has these `endpoints`."""
 
     transport: asyncio.Transport
     head: HeadParser | None
@@ -55,7 +62,7 @@ class HttpProtocol(asyncio.Protocol):
     """Input that waits for its turn."""
     blocked: bool
     """The peer does not take its answers."""
-    def __init__(self, site: Site) -> None: ...
+    def __init__(self, site: Site, endpoints: Endpoints) -> None: ...
     def deadline_passed(self, queue: Deadlines) -> None: ...
     def close_if_idle(self) -> None:
         """Close the connection if no request is on the way; one that is will be answered."""

@@ -27,12 +27,15 @@ import logging
 import socket
 import struct
 
+from fastcable._connection cimport Cable, Connection
 from fastcable._deadlines cimport Deadlines
+from fastcable._endpoints cimport Endpoints
 from fastcable._handshake cimport Accept
 from fastcable._request cimport HeadParser, Request
 
 from fastcable._request import HEAD_END, REPEATED_HEAD, BadRequest, parse_head
 from fastcable.chunked import ChunkedBody
+from fastcable.log import Throttle
 from fastcable.response import CONTINUE, error
 
 logger = logging.getLogger("fastcable.http")
@@ -52,9 +55,58 @@ cdef enum State:
     CLOSED
 
 
+cdef class Site:
+    # Settings
+    cdef readonly object settings
+    cdef Py_ssize_t max_connections
+    cdef Py_ssize_t spare
+    # Rooms
+    cdef readonly Deadlines handshakes
+    cdef readonly Deadlines keepalives
+    cdef readonly Deadlines lingering
+    cdef object clock
+    cdef Cable cable
+    cdef public object dialect
+    # State
+    cdef readonly set requests
+    cdef public bint draining
+    cdef object turned_away
+
+    def __init__(self, settings, clock, Deadlines lingering not None, Cable cable, dialect,
+                 Py_ssize_t max_connections, Py_ssize_t spare):
+        self.settings = settings
+        self.max_connections = max_connections
+        self.spare = spare
+        self.handshakes = Deadlines(settings.handshake_timeout)
+        self.keepalives = Deadlines(settings.keepalive_timeout)
+        self.lingering = lingering
+        self.clock = clock
+        self.cable = cable
+        self.dialect = dialect
+        self.requests = set()
+        self.turned_away = Throttle()
+
+    cpdef bint opened(self, HttpProtocol protocol) except -1:
+        if self.cable.connections + len(self.requests) >= self.max_connections + self.spare:
+            self.turned_away.log(logging.WARNING, "cut off a new connection: %d are open", self.max_connections)
+            return False
+        self.requests.add(protocol)
+        return True
+
+    cpdef closed(self, HttpProtocol protocol):
+        self.requests.discard(protocol)
+
+    cpdef bint is_full(self) except -1:
+        return self.cable.connections >= self.max_connections
+
+    cpdef accept(self, transport, Request request, bytes response, bytes rest):
+        Connection(self.cable, self.dialect, transport).open(response, rest)
+
+
 cdef class HttpProtocol:
     # Per connection
-    cdef object site
+    cdef Site site
+    cdef Endpoints endpoints
     cdef readonly object transport
     cdef Deadlines queue
     cdef readonly bytes unread  # input that waits for its turn
@@ -66,8 +118,9 @@ cdef class HttpProtocol:
     cdef Request request
     cdef readonly object body  # a bytearray or a ChunkedBody
 
-    def __init__(self, site):
+    def __init__(self, Site site not None, Endpoints endpoints not None):
         self.site = site
+        self.endpoints = endpoints
         self.state = CLOSED
         self.loopback = -1
         self.unread = b""
@@ -191,7 +244,7 @@ cdef class HttpProtocol:
         cdef Request request
         cdef Py_ssize_t end = -1
         cdef Py_ssize_t length
-        site = self.site
+        cdef Site site = self.site
         if head is None and data.startswith(b"POST ", at):
             end = data.find(HEAD_END, at, at + REPEATED_HEAD)
         if end >= 0:
@@ -210,7 +263,7 @@ cdef class HttpProtocol:
             request = head.request
             self.head = None
         try:
-            answer = site.endpoints.begin(request, self)
+            answer = self.endpoints.begin(request, self)
         except Exception:
             logger.exception("a request failed")
             answer = _FAILED
@@ -222,7 +275,7 @@ cdef class HttpProtocol:
             self.publish(request, data[end : end + length], False)
             return end + length
         if isinstance(answer, Accept):
-            self.upgrade(request, answer, data[end:])
+            self.upgrade(request, answer, data[end:] if end < len(data) else b"")
             return len(data)
         self.answer(request, answer, request.length != 0)
         return end
@@ -258,7 +311,7 @@ cdef class HttpProtocol:
 
     cdef int publish(self, Request request, bytes body, bint close) except -1:
         try:
-            answer = self.site.endpoints.publish(body)
+            answer = self.endpoints.publish(body)
         except Exception:
             logger.exception("a broadcast failed")
             answer = _FAILED
@@ -284,8 +337,9 @@ cdef class HttpProtocol:
         return 0
 
     cdef int upgrade(self, Request request, Accept accept, bytes rest) except -1:
-        site, transport = self.site, self.transport
-        if site.draining or site.full:
+        cdef Site site = self.site
+        transport = self.transport
+        if site.draining or site.is_full():
             self.answer(request, _DRAINING if site.draining else _FULL, True)
             return 0
         self.release()

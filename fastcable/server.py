@@ -18,20 +18,18 @@ from collections.abc import Sequence
 import uvloop
 
 from fastcable import __version__, listeners
-from fastcable._connection import Cable, Connection
+from fastcable._connection import Cable
 from fastcable._deadlines import Deadlines
+from fastcable._endpoints import Endpoints
 from fastcable._fanout import WebSocketGroup
 from fastcable._heartbeat import Heartbeat
-from fastcable._http import HttpProtocol
+from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
-from fastcable._request import Request
 from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.cores import available_cores
 from fastcable.dialects._simple import SimpleDialect
-from fastcable.endpoints import Endpoints
 from fastcable.heartbeat import Clock, beat_seconds
-from fastcable.log import Throttle
 from fastcable.retained import Retained
 from fastcable.settings import Settings, SettingsError
 
@@ -49,36 +47,6 @@ DRAIN_STEP = 0.05  # seconds between two groups of closes while draining
 REPORT_SECONDS = 10.0
 
 
-class Site:
-    """One listener: the paths it answers, and what its connections need of the server (`http.Site`)."""
-
-    __slots__ = ("_server", "clock", "closed", "endpoints", "handshakes", "keepalives", "lingering", "opened",
-                 "settings")
-
-    def __init__(self, server: Server, endpoints: Endpoints) -> None:
-        self._server = server
-        self.endpoints = endpoints
-        self.settings = server.settings
-        self.handshakes = server.handshakes
-        self.keepalives = server.keepalives
-        self.lingering = server.lingering
-        # What every connection calls is reached without a detour.
-        self.clock = server.loop.time
-        self.opened = server.opened
-        self.closed = server.requests.discard
-
-    @property
-    def full(self) -> bool:
-        return self._server.cable.connections >= self._server.max_connections
-
-    @property
-    def draining(self) -> bool:
-        return self._server.draining
-
-    def accept(self, transport: asyncio.Transport, request: Request, response: bytes, rest: bytes) -> None:
-        Connection(self._server.cable, self._server.simple, transport).open(response, rest)
-
-
 class Server:
     """Everything one process serves. `start`, then `drain` or `abort`, then `stop`."""
 
@@ -94,30 +62,21 @@ class Server:
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)
         self.simple = SimpleDialect(self.hub, encoding, settings.max_errors)
-        self.requests: set[HttpProtocol] = set()
-        self.handshakes = Deadlines(settings.handshake_timeout)
-        self.keepalives = Deadlines(settings.keepalive_timeout)
-        self.lingering = Deadlines(LINGER_SECONDS)
         closing = Deadlines(settings.close_timeout)
-        self.cable = Cable(settings, self.hub, closing, self.lingering, loop.time)
+        lingering = Deadlines(LINGER_SECONDS)
+        self.cable = Cable(settings, self.hub, closing, lingering, loop.time)
         self.heartbeat = Heartbeat(self.cable, self.simple.ping, beat_seconds(settings), settings)
         self.cable.heartbeat = self.heartbeat
+        self.site = Site(
+            settings, loop.time, lingering, self.cable, self.simple, self.max_connections, HTTP_DESCRIPTORS)
+        self.requests = self.site.requests
         # State
-        self.draining = False
         self.sockets: list[socket.socket] = []
-        self._queues = (self.handshakes, self.keepalives, self.lingering, closing)
+        self._queues = (self.site.handshakes, self.site.keepalives, lingering, closing)
         self._listening: list[asyncio.AbstractServer] = []
         self._clock: Clock | None = None
         self._reporter: asyncio.TimerHandle | None = None
         self._reported = (0, 0)
-        self._turned_away = Throttle()
-
-    def opened(self, protocol: HttpProtocol) -> bool:
-        if self.cable.connections + len(self.requests) >= self.max_connections + HTTP_DESCRIPTORS:
-            self._turned_away.log(logging.WARNING, "cut off a new connection: %d are open", self.max_connections)
-            return False
-        self.requests.add(protocol)
-        return True
 
     async def start(self) -> None:
         """Listen; logs the one line that says where. Raises `listeners.CannotListen`."""
@@ -141,7 +100,7 @@ class Server:
         )
 
     async def _listen(self, sockets: Sequence[socket.socket], endpoints: Endpoints) -> None:
-        protocol = functools.partial(HttpProtocol, Site(self, endpoints))
+        protocol = functools.partial(HttpProtocol, self.site, endpoints)
         self.sockets += sockets
         for sock in sockets:
             create = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
@@ -153,7 +112,7 @@ class Server:
         end = start + self.settings.drain_timeout
         # The rest of the time is for the answers to the last close frames.
         spread = self.settings.drain_timeout - min(1.0, self.settings.drain_timeout / 2)
-        self.draining = True
+        self.site.draining = True
         self._close_listeners()
         for protocol in list(self.requests):
             protocol.close_if_idle()

@@ -27,16 +27,16 @@ from tests.harness import LocalServer
 from tests.syscalls import Traced
 
 INSTRUCTIONS = {
-    "connect": 106_000,  # measured: 94,500-95,300; a bare uvloop protocol: 64,500
-    "post": 40_500,  # measured: 35,600-36,200; a bare httptools protocol: 25,800
+    "connect": 80_000,  # measured: 73,500; a bare uvloop protocol: 64,500
+    "post": 38_500,  # measured: 34,000; a bare httptools protocol: 25,800
     "deliver": 56,  # measured: 44-48, on a busy machine 52; a bare C loop: 33
 }
 """In user mode, as bench/instructions.py defines them; on x86-64, with a plain build of CPython 3.11 (Debian's needs a
 tenth less for connect and post)."""
 
 SYSTEM_CALLS = {
-    "connect": 15.5,  # measured: 15.0
-    "post": 4.5,  # measured: 4.0
+    "connect": 80_000,  # measured: 73,500; a bare uvloop protocol: 64,500
+    "post": 38_500,  # measured: 34,000; a bare httptools protocol: 25,800
     "broadcast": 4.0,  # measured: 3.0
 }
 """For each connection that subscribes, each broadcast to one subscriber, and each to many beside the sends."""

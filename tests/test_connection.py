@@ -729,7 +729,7 @@ def test_an_exception_closes_only_the_connection_that_met_it(
                 raise KeyError("bomb")
             super().received(subscriber, text)
 
-    server.server.simple = FailingDialect(server.server.hub, WebSocketGroup, 32)
+    server.server.site.dialect = FailingDialect(server.server.hub, WebSocketGroup, 32)
     with server.connect("s") as client, server.connect("s") as other:
         client.send(frame(PING, b"1") + frame(TEXT, b"bomb") + frame(PING, b"2"))
         assert client.read_frame() == (PONG, b"1")

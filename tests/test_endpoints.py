@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 import fastcable._http
-from fastcable import endpoints
+from fastcable._endpoints import Endpoints
 from fastcable._handshake import Accept
 from fastcable._request import HeadParser
-from fastcable.endpoints import Endpoints
 from fastcable.response import Response
 from fastcable.retained import retained_size
 from fastcable.settings import Settings
@@ -141,7 +140,7 @@ def test_the_browser_client(server: HttpServer) -> None:
     client.send(get("/fastcable.js"))
     answer = client.read_answer()
     assert answer.status == 200
-    assert answer.body == Path(endpoints._CLIENT, "fastcable.js").read_bytes()
+    assert answer.body == Path(fastcable.__file__).with_name("client").joinpath("fastcable.js").read_bytes()
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
     etag = answer.headers["etag"]

@@ -26,7 +26,7 @@ ALLOWED = AllowedOrigins(["https://example.com", "https://*.example.com", "http:
 
 def ask(headers: Headers, *, method: bytes = b"GET", version: str = "1.1", allowed: AllowedOrigins | None = None
         ) -> Accept | Refusal:
-    return handshake(method, version, headers, allowed)
+    return handshake(method, version, headers, dict(headers), allowed)
 
 
 def without(name: bytes) -> Headers:
@@ -113,6 +113,15 @@ def test_good_requests(headers: Headers) -> None:
 ])
 def test_bad_requests(headers: Headers, status: int) -> None:
     assert_refused(ask(headers), status)
+
+
+@pytest.mark.parametrize(("at", "digits"), [
+    (0, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"), (21, b"AQgw"), (22, b"="), (23, b"="),
+])
+def test_h2_digits_of_a_key(at: int, digits: bytes) -> None:
+    for code in range(256):
+        key = KEY[:at] + bytes([code]) + KEY[at + 1 :]
+        assert isinstance(ask(with_(b"sec-websocket-key", key)), Accept) is (code in digits), key
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"get"])

@@ -11,9 +11,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
+from fastcable._endpoints import Endpoints
 from fastcable._http import REQUESTS_PER_TURN, HttpProtocol
 from fastcable.response import Response
 from tests.peers.rawhttp import HELLO, LINGER_SECONDS, UPGRADE, Client, HttpServer, chunk, get, post, post_chunked
@@ -177,6 +179,11 @@ def test_idle_connections_can_be_closed_and_others_go_on(server: HttpServer) -> 
     assert busy.read_answer().status == 200
 
 
+class BrokenEndpoints(Endpoints):
+    def begin(self, *arguments: object) -> None:
+        raise ZeroDivisionError
+
+
 def test_an_error_inside_fails_one_request_only(server: HttpServer, caplog: pytest.LogCaptureFixture) -> None:
     def fail(stream: str) -> int:
         raise ZeroDivisionError
@@ -186,7 +193,7 @@ def test_an_error_inside_fails_one_request_only(server: HttpServer, caplog: pyte
     assert (answer.status, answer.json, answer.closes) == (500, {"error": "internal error"}, True)
     assert server.ask(HEALTH).status == 200
     assert "a broadcast failed" in caplog.text
-    server.site.endpoints.begin = None  # type: ignore[method-assign, assignment]
+    server.site.endpoints = BrokenEndpoints(server.site.settings, server.hub, cable=True, broadcast=True, demo=False)
     assert server.ask(HEALTH).status == 500
 
 
@@ -693,8 +700,8 @@ def test_a_connection_dies_without_the_garbage_collector(server: HttpServer, end
 
     watches: list[weakref.ref[Watched]] = []
 
-    def protocol(site: object) -> Watched:
-        made = Watched(server.site)
+    def protocol(*arguments: Any) -> Watched:
+        made = Watched(*arguments)
         watches.append(weakref.ref(made))
         return made
 

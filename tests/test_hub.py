@@ -6,6 +6,7 @@ import functools
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -183,28 +184,36 @@ def test_streams_are_confirmed_in_the_brokers_order(server: LocalServer, broker:
         client.expect(*map(subscribed, "bca"))
 
 
+class ClosingDialect(SimpleDialect):
+    """Closes the third of the connections when the second is confirmed."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connections: list[Connection] = []
+        self.order: list[Subscriber] = []
+
+    def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
+        self.order.append(subscriber)
+        if subscriber is self.connections[1]:
+            self.connections[2].close(4000)
+
+
 def test_pending_subscribers_are_confirmed_in_the_order_in_which_they_asked(
     server: LocalServer, broker: LateBroker
 ) -> None:
     """One that is closed while its turn has not come gets no confirmation."""
-    order: list[Subscriber] = []
-
-    class ClosingDialect(SimpleDialect):
-        def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
-            order.append(subscriber)
-            if subscriber is connections[1]:
-                connections[2].close(4000)
-
-    server.server.simple = ClosingDialect(server.server.hub, WebSocketGroup, 32)
+    dialect = server.server.site.dialect = ClosingDialect(server.server.hub, WebSocketGroup, 32)
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(4)]
-        connections = server.call(server.server.cable.oldest, 4)
+        connections = dialect.connections = server.call(server.server.cable.oldest, 4)
         for client in clients:
             ask(client, "s")
         confirm(server, "s")
         assert clients[2].read_close() == (4000, "")
-        assert order == [connections[0], connections[1], connections[3]]
+        assert dialect.order == [connections[0], connections[1], connections[3]]
         assert server.call(server.server.hub.subscribers, "s") == 3
+    # A connection holds its dialect, and the collector knows nothing of connections.
+    dialect.connections, dialect.order = [], []
 
 
 def test_who_joins_a_live_stream_is_confirmed_at_once(server: LocalServer, broker: LateBroker) -> None:
@@ -478,13 +487,13 @@ def tagged(server: LocalServer) -> Callable[[], Client]:
     dialect = TaggedDialect(server.server.hub)
 
     def connect() -> Client:
-        simple, server.server.simple = server.server.simple, dialect  # type: ignore[assignment]
+        simple, server.server.site.dialect = server.server.site.dialect, dialect
         try:
             client = server.connect()
             expect_texts(client, "welcome")
             return client
         finally:
-            server.server.simple = simple
+            server.server.site.dialect = simple
 
     return connect
 

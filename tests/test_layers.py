@@ -22,7 +22,7 @@ LAYERS = (
     ("_heartbeat",),
     # HTTP in front of them
     ("_broadcasts",),
-    ("endpoints",),
+    ("_endpoints",),
     ("_http", "heartbeat"),
     ("server",),
     ("cli",),

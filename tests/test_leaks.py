@@ -237,9 +237,9 @@ def keepalive_timeout(scene: Scene) -> None:
 
 def dialect_error(scene: Scene) -> None:
     server = scene.server.server
-    whole, server.simple = server.simple, BrokenDialect(server.hub, WebSocketGroup, 32)
+    whole, server.site.dialect = server.site.dialect, BrokenDialect(server.hub, WebSocketGroup, 32)
     members = scene.swarm.connect(scene.count)
-    server.simple = whole
+    server.site.dialect = whole
     for member in members:
         member.send(frame(TEXT, b"{}"))
     scene.ended(members, code=1011)

@@ -217,7 +217,7 @@ class SilentDialect(SimpleDialect):
 def test_max_subscriptions_0_takes_as_many_as_can_be_counted(serve: Serve) -> None:
     """A connection counts them in sixteen bits: one more is refused like any other that is too many."""
     server = serve(ticking=False, max_subscriptions=0)
-    server.server.simple = SilentDialect(server.server.hub, WebSocketGroup, 32)
+    server.server.site.dialect = SilentDialect(server.server.hub, WebSocketGroup, 32)
     with server.connect() as client:
         connection = server.connection()
 

@@ -159,7 +159,8 @@ class Bustle:
         self.clients: dict[Connection, Member] = {}
         hub = server.server.hub
         server.call(self._prepare, hub)
-        self.dialect = server.server.simple
+        assert server.server.site.dialect is not None
+        self.dialect = server.server.site.dialect
         self.hub = hub
 
     def _prepare(self, hub: Hub) -> None:
@@ -167,7 +168,7 @@ class Bustle:
         hub.broker = self.broker = RecordedBroker(self.history, hub)
         threads = ThreadPool(self.threads)
         threads.share = 1
-        self.server.server.simple = RecordedDialect(self.history, hub, threads)
+        self.server.server.site.dialect = RecordedDialect(self.history, hub, threads)
 
     def connect(self, count: int, receive_buffer: int = 1 << 18) -> None:
         members = {

@@ -64,6 +64,49 @@ def test_what_follows_a_head_is_not_read(cuts: list[int], rest: bytes) -> None:
     assert parser.feed(b"before" + pieces[-1] + rest, len("before")) == len("before") + len(pieces[-1])
 
 
+# In how many pieces a head comes makes no difference.
+
+def outcome(*pieces: bytes) -> object:
+    """What becomes of a head: all of the request, the status of its refusal, or that more is needed."""
+    parser = HeadParser(0, 0)
+    try:
+        ends = [parser.feed(piece) for piece in pieces]
+    except BadRequest as problem:
+        return problem.status
+    finally:
+        parser.close()
+    request = parser.request
+    if request is None:
+        return None
+    return (ends[-1] - len(pieces[-1]), request.method, request.target, request.path, request.version, request.headers,
+            request.fields, request.length, request.keep_alive, request.expects_continue)
+
+
+def assert_same_whole_and_cut(head: bytes) -> None:
+    assert outcome(head) == outcome(head[:1], head[1:]), head
+
+
+@given(
+    st.sampled_from([b"GET", b"GET ", b"HEAD", b"POST", b"get"]),
+    st.sampled_from([b"/", b"/cable?a=/&b", b"/a#b", b"//", b"*", b"cable", b"/\xff", b""]),
+    st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/1.1 ", b"http/1.1", b""]),
+    st.lists(st.tuples(
+        st.sampled_from([b"Host", b"Connection", b"connection", b"Upgrade", b"Content-Length", b"Transfer-Encoding",
+                         b"Proxy-Connection", b"Expect", b"X!", b"X ", b" X", b""]),
+        st.sampled_from([b":", b": ", b":\t ", b""]),
+        st.sampled_from([b"a", b"a b", b"Upgrade", b"keep-alive", b"Keep-Alive, Upgrade", b"close", b"upgrade,close",
+                         b"websocket", b"0", b"5", b"chunked", b"100-continue", b'"', b"\xe4", b"\x00", b"", b"\r"]),
+        st.sampled_from([b"\r\n", b" \t\r\n", b"\r\n ", b"\n", b"\r"]),
+    ), max_size=6),
+    st.binary(max_size=3),
+)
+def test_heads_whole_and_in_pieces_are_the_same(
+    method: bytes, target: bytes, version: bytes, lines: list[tuple[bytes, ...]], rest: bytes
+) -> None:
+    assert_same_whole_and_cut(
+        b"%b %b %b\r\nHost: h\r\n%b\r\n%b" % (method, target, version, b"".join(map(b"".join, lines)), rest))
+
+
 def test_empty_lines_before_a_request_are_ignored_and_do_not_count() -> None:
     parser = HeadParser(len(HEAD), 0)
     for piece in (b"\r\n", b"\r", b"\n\r\n" * 1000):

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 import uvloop
 
 from fastcable._deadlines import Deadlines
-from fastcable._http import HttpProtocol
+from fastcable._endpoints import Endpoints
+from fastcable._http import HttpProtocol, Site
 from fastcable._request import Request
-from fastcable.endpoints import Endpoints
 from fastcable.settings import Settings
 
 T = TypeVar("T")
@@ -61,25 +61,18 @@ class Upgraded(asyncio.Protocol):
         self.received += data
 
 
-class RecordingSite:
-    """An `http.Site` whose time is `now`."""
+class RecordingSite(Site):
+    """A `Site` whose time is `now`, and which leads on to `Upgraded`."""
 
     def __init__(self, settings: Settings, hub: RecordingHub, *, cable: bool, broadcast: bool, demo: bool) -> None:
-        self.settings = settings
+        super().__init__(settings, lambda: self.now, Deadlines(LINGER_SECONDS), None, None, 0, 0)
         self.endpoints = Endpoints(settings, hub, cable=cable, broadcast=broadcast, demo=demo)
-        self.handshakes = Deadlines(settings.handshake_timeout)
-        self.keepalives = Deadlines(settings.keepalive_timeout)
-        self.lingering = Deadlines(LINGER_SECONDS)
         self.full = False
-        self.draining = False
         self.room = True
         self.now = 1000.0
         self.open: list[HttpProtocol] = []
         self.upgraded: list[Upgraded] = []
         self.events: list[str] = []
-
-    def clock(self) -> float:
-        return self.now
 
     def opened(self, protocol: HttpProtocol) -> bool:
         self.events.append("opened" if self.room else "no room")
@@ -90,6 +83,9 @@ class RecordingSite:
     def closed(self, protocol: HttpProtocol) -> None:
         self.events.append("closed")
         self.open.remove(protocol)
+
+    def is_full(self) -> bool:
+        return self.full
 
     def accept(self, transport: asyncio.Transport, request: Request, response: bytes, rest: bytes) -> None:
         self.events.append("accept")
@@ -108,7 +104,7 @@ class HttpServer:
         self.hub = RecordingHub()
         self.site = RecordingSite(Settings(**options), self.hub, cable=cable, broadcast=broadcast, demo=demo)
         self.errors: list[dict[str, Any]] = []
-        self.protocol: Callable[[RecordingSite], HttpProtocol] = HttpProtocol
+        self.protocol: Callable[[Site, Endpoints], HttpProtocol] = HttpProtocol
         self._unix = unix
         self._loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(lambda loop, context: self.errors.append(context))
@@ -132,7 +128,7 @@ class HttpServer:
 
     async def _start(self) -> None:
         def protocol() -> HttpProtocol:
-            return self.protocol(self.site)
+            return self.protocol(self.site, self.site.endpoints)
 
         if self._unix:
             self._folder = tempfile.TemporaryDirectory()

@@ -1,0 +1,12 @@
+from fastcable._request cimport Request
+
+
+cdef class Endpoints:
+    cdef bytes cable_path
+    cdef bytes broadcast_path
+    cdef object allowed_origins
+    cdef object broadcasts
+    cdef public object publish
+    cdef dict files
+
+    cpdef begin(self, Request request, peer)

@@ -1,0 +1,82 @@
+# cython: language_level=3
+"""What each path of a listener answers.
+
+A request is decided at the end of its head (`begin`), before anything of its body is taken in; only for a broadcast
+that may be posted does the body follow (`publish`). Paths are compared as they came, without decoding or normalising:
+what is not exactly a known path is not found.
+"""
+
+from fastcable._handshake cimport Accept
+from fastcable._request cimport Request
+
+import os
+from functools import lru_cache
+
+from fastcable._broadcasts import Broadcasts
+from fastcable._handshake import handshake
+from fastcable.origins import AllowedOrigins
+from fastcable.response import Response, error, json_response
+
+cdef object _CLIENT = os.path.join(os.path.dirname(__file__), "client")
+# A page of another origin may import the module, as the application's pages will in development.
+cdef bytes _JAVASCRIPT = b"Content-Type: text/javascript; charset=utf-8\r\nAccess-Control-Allow-Origin: *\r\n"
+cdef bytes _HTML = (
+    b"Content-Type: text/html; charset=utf-8\r\n"
+    b"Content-Security-Policy: default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; "
+    b"img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'\r\n"
+)
+
+cdef object _NOT_FOUND = error(404, "not found")
+cdef object _HEALTHY = json_response(200, {"status": "ok"})
+
+
+cdef class Endpoints:
+    def __init__(self, settings, hub, *, bint cable, bint broadcast, bint demo):
+        self.cable_path = settings.cable_path.encode() if cable else None
+        self.broadcast_path = settings.broadcast_path.encode() if broadcast else None
+        self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
+        self.broadcasts = Broadcasts(settings, hub)
+        self.publish = self.broadcasts.publish
+        self.files = {b"/fastcable.js": ("fastcable.js", _JAVASCRIPT)}
+        if demo:
+            self.files[b"/"] = ("demo.html", _HTML)
+
+    cpdef begin(self, Request request, peer):
+        cdef bytes path = request.path
+        if path == self.broadcast_path:
+            return self.broadcasts.begin(request, peer)
+        if path == self.cable_path:
+            answer = handshake(request.method, request.version, request.headers, request.fields, self.allowed_origins)
+            if isinstance(answer, Accept):
+                return answer
+            # Closed, because a proxy that only saw an Upgrade may keep a tunnel open.
+            return error(answer.status, answer.message, answer.headers, close=True)
+        if path == b"/_streams" and self.broadcast_path:
+            return self.broadcasts.count(request, peer)
+        if path != b"/health" and path not in self.files:
+            return _NOT_FOUND
+        if request.method not in (b"GET", b"HEAD"):
+            return error(405, "GET and HEAD only", b"Allow: GET, HEAD\r\n")
+        if path == b"/health":
+            return _HEALTHY
+        return _file(request, *self.files[path])
+
+
+def _file(Request request, str name, bytes headers):
+    content, etag = _load(name)
+    headers += b"ETag: %b\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n" % etag
+    known = b",".join(request.values(b"if-none-match")).split(b",")
+    if any(tag.strip(b" \t").removeprefix(b"W/") in (etag, b"*") for tag in known):
+        return Response(304, content, headers)
+    return Response(200, content, headers)
+
+
+@lru_cache
+def _load(str name):
+    """A file of the client folder and its entity tag."""
+    from hashlib import sha1
+
+    with open(os.path.join(_CLIENT, name), "rb") as file:
+        content = file.read()
+    return content, b'"%b"' % sha1(content, usedforsecurity=False).hexdigest()[:20].encode()
