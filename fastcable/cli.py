@@ -302,22 +302,27 @@ def _publish(arguments: Sequence[str]) -> int:
     stream, data = (_utf8(name, word) for name, word in zip(("STREAM", "DATA"), parsed.words, strict=True))
 
     from fastcable.client import publish
+    from fastcable.client.endpoint import BadKey, Endpoint
+    from fastcable.client.errors import PublishError
+    from fastcable.client.publisher import Publisher
 
     url_from, url = _flag_or_variable(parsed, "--url", "FASTCABLE_BROADCAST_URL")
     key_from, key = _flag_or_variable(parsed, "--key", "FASTCABLE_BROADCAST_KEY")
+    url, key = url or PUBLISH_URL, key or ""
     try:
-        publisher = publish.Publisher(url or PUBLISH_URL, key or None)
-    except publish.BadKey as error:
+        Endpoint.parse(url, key)
+    except BadKey as error:
         raise UsageError(f"{key_from}: {error}") from None
     except ValueError as error:
         raise UsageError(f"{url_from}: {error}") from None
+    timeout = publish.TIMEOUT
     try:
-        with publisher:
+        with Publisher(url, key, connect_timeout=timeout, timeout=timeout) as publisher:
             if data == "-":
                 publish.publish_lines(publisher, stream, 0)
             else:
-                say(f'{{"subscribers":{publisher.publish_json(stream, publish.as_json(data.encode()))}}}\n')
-    except publish.PublishError as error:
+                say(f'{{"subscribers":{publish.publish_one(publisher, stream, data.encode())}}}\n')
+    except PublishError as error:
         complain(str(error))
         return 1
     return 0

@@ -132,11 +132,14 @@ def escape(text: bytes | str, limit: int = 200) -> str:
 class Throttle:
     """Logs an event that may come in floods: at most one line per `seconds`, which says how many were left out."""
 
-    __slots__ = ("_clock", "_left_out", "_logged", "_seconds")
+    __slots__ = ("_clock", "_left_out", "_logged", "_logger", "_seconds")
 
-    def __init__(self, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic, logger: logging.Logger = log
+    ) -> None:
         self._seconds = seconds
         self._clock = clock
+        self._logger = logger
         self._logged = -seconds
         self._left_out = 0
 
@@ -148,4 +151,4 @@ class Throttle:
         if self._left_out:
             message, args = message + " (%d more in the last %.0f s)", (*args, self._left_out, now - self._logged)
         self._logged, self._left_out = now, 0
-        log.log(level, message, *args)
+        self._logger.log(level, message, *args)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import PATIENCE, ServerProcess
-from tests.test_listen import CERTIFICATE
+from tests.peers.certificate import CERTIFICATE
 
 ROOT = str(Path(__file__).parent.parent)
 

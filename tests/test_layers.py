@@ -12,7 +12,12 @@ LAYERS = (
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
      "_threads", "retained"),
     ("settings", "origins", "_handshake", "_request", "chunked"),
-    ("configuration", "listeners", "client.publish", "client.websocket"),
+    ("configuration", "listeners", "client.endpoint", "client.errors", "client.answer", "client.websocket"),
+    ("client.messages", "client.connection"),
+    ("client.kept",),
+    ("client.posting",),
+    ("client.publisher", "client.async_publisher"),
+    ("client.publish",),
     ("client.listen",),
     # streams, then those who are subscribed to them, then their fan-out and clock
     ("_hub",),

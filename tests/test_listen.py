@@ -29,6 +29,7 @@ from fastcable._frames import encode_close, encode_frame
 from fastcable.client.listen import Listener, parse_head
 from fastcable.client.websocket import Lost, Target, WebSocket
 from tests.harness import PATIENCE, LocalServer
+from tests.peers.certificate import CERTIFICATE
 
 ROOT = str(Path(__file__).parent.parent)
 
@@ -39,26 +40,6 @@ from fastcable.client import listen
 listen.MAX_DELAY, listen.PATIENCE, listen.CONNECT_TIMEOUT = 0.02, float(sys.argv.pop(1)), float(sys.argv.pop(1))
 from fastcable.cli import main
 sys.exit(main(["listen", *sys.argv[1:]]))
-"""
-
-# For 127.0.0.1, until 2126.
-CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYX3zZYq2Am0o0OGZ
-ouQ8M6Tldao2uauJTdDFtMrKe9ihRANCAASXoA33o9EDHWhfjAttn5+FfdkIYfNK
-2HtdEaZ0wvJGuDENXZCJ6QvjXu8hvY595nu5gK9ZFLnBsNJi47yExhSo
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBjzCCATagAwIBAgIUW0ICHJgAwkVpMTK1tQ2QYYY3iB4wCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyMzEwNDM0N1oYDzIxMjYxMDMw
-MTA0MzQ3WjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAASXoA33o9EDHWhfjAttn5+FfdkIYfNK2HtdEaZ0wvJGuDENXZCJ6Qvj
-Xu8hvY595nu5gK9ZFLnBsNJi47yExhSoo2QwYjAdBgNVHQ4EFgQU8W30+uQP96tE
-W6VtbNeuZvT+rL4wHwYDVR0jBBgwFoAU8W30+uQP96tEW6VtbNeuZvT+rL4wDwYD
-VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0cAMEQC
-ICMHoqzGQJSiqbcT+O2wL78Wk6jm3C1AhcRPLH/rD9weAiAcMlYgtzeka+sYJf3j
-t2Behw1Duil+T1N3eu4MhPyYrg==
------END CERTIFICATE-----
 """
 
 

@@ -1,135 +1,35 @@
-"""Publishing: what is sent, what is reported, and that nothing is ever delivered twice."""
+"""`fastcable publish`: what it makes of arguments and lines, in which batches, and what it reports."""
 
 from __future__ import annotations
 
-import http.server
+import contextlib
 import json
 import os
-import queue
-import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastcable import Publisher, PublishError, TooLarge
 from fastcable.client import publish
-from fastcable.client.publish import Publisher, PublishError, as_json, batches, lines, message
+from fastcable.client.publish import as_json, batches, lines, publish_batch
 from tests.harness import PATIENCE, LocalServer
+from tests.peers.broadcast import ACCEPTED, Endpoint, running
 
 ROOT = str(Path(__file__).parent.parent)
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("FASTCABLE_")}
-ACCEPTED = b'{"subscribers":2}'
-
-
-class Endpoint(http.server.ThreadingHTTPServer):
-    """A broadcast endpoint that keeps what it got and answers as `answer` says: body → status and body."""
-
-    daemon_threads = True
-
-    def __init__(self, answer: Callable[[bytes], tuple[int, bytes]]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.url = f"http://127.0.0.1:{self.server_port}/_broadcast"
-        self.requests: queue.Queue[tuple[Any, bytes]] = queue.Queue()
-        self.connections: list[int] = []
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that leave early are meant."""
-
-    def bodies(self) -> list[bytes]:
-        return [body for _, body in self.requests.queue]
-
-    def messages(self) -> list[Any]:
-        decoded = [json.loads(body) for body in self.bodies()]
-        return [item["data"] for one in decoded for item in (one if isinstance(one, list) else [one])]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.connections.append(self.client_address[1])
-        status, answer = self.server.answer(body)
-        self.server.requests.put((self.headers, body))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Callable[..., Endpoint]]:
     """Starts endpoints; `endpoint()` accepts everything with two subscribers."""
-    started: list[tuple[Endpoint, threading.Thread]] = []
-
-    def start(answer: Callable[[bytes], tuple[int, bytes]] = lambda body: (200, ACCEPTED)) -> Endpoint:
-        server = Endpoint(answer)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        started.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        server.server_close()
-        thread.join(PATIENCE)
-
-
-class Script:
-    """A server that does with its first, second, … connection what the first, second, … function says."""
-
-    def __init__(self, *acts: Callable[[socket.socket], None]) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/_broadcast"
-        self.accepted = 0
-        self._acts = acts
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        for act in self._acts:
-            connection, _ = self.listener.accept()
-            self.accepted += 1
-            with connection:
-                connection.settimeout(PATIENCE)
-                act(connection)
-
-    def __enter__(self) -> Script:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._thread.join(PATIENCE)
-        self.listener.close()
-        assert not self._thread.is_alive()
-
-
-def read_request(connection: socket.socket) -> bytes:
-    """A request with a body of one message; the body."""
-    data = b""
-    while not data.endswith(b"}"):
-        data += connection.recv(1 << 16)
-    return data.partition(b"\r\n\r\n")[2]
-
-
-def answer(connection: socket.socket, body: bytes = ACCEPTED, status: str = "200 OK") -> None:
-    connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body))
-
-
-def accept_one(connection: socket.socket) -> None:
-    read_request(connection)
-    answer(connection)
+    with contextlib.ExitStack() as stack:
+        yield lambda *answer: stack.enter_context(running(*answer))
 
 
 def command(*arguments: str) -> list[str]:
@@ -147,7 +47,7 @@ def run(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -
 def test_publisher_sends_one_object_and_returns_the_subscribers(endpoint: Callable[..., Endpoint]) -> None:
     server = endpoint()
     with Publisher(server.url, "hunter2") as publisher:
-        assert publisher.publish("né\"ws", {"a": [1, None]}) == 2
+        assert publisher.broadcast("né\"ws", {"a": [1, None]}) == 2
     headers, body = server.requests.get_nowait()
     assert body == '{"stream":"né\\"ws","data":{"a":[1,null]}}'.encode()
     assert headers["Content-Type"] == "application/json"
@@ -157,7 +57,7 @@ def test_publisher_sends_one_object_and_returns_the_subscribers(endpoint: Callab
 def test_no_key_no_header(endpoint: Callable[..., Endpoint]) -> None:
     server = endpoint()
     with Publisher(server.url) as publisher:
-        publisher.publish("a", 1)
+        publisher.broadcast("a", 1)
     assert "Authorization" not in server.requests.get_nowait()[0]
 
 
@@ -165,7 +65,7 @@ def test_a_connection_is_kept(endpoint: Callable[..., Endpoint]) -> None:
     server = endpoint()
     with Publisher(server.url) as publisher:
         for number in range(3):
-            publisher.publish("a", number)
+            publisher.broadcast("a", number)
     assert len(set(server.connections)) == 1
 
 
@@ -235,7 +135,7 @@ def test_refusals_are_one_line_with_the_status(
 ) -> None:
     server = endpoint(lambda _: (status, body))
     with Publisher(server.url) as publisher, pytest.raises(PublishError) as caught:
-        publisher.publish("a", 1)
+        publisher.broadcast("a", 1)
     assert str(caught.value) == f"{server.url}: {expected}"
     assert caught.value.status == (0 if status == 200 else status)
 
@@ -253,142 +153,29 @@ def test_command_exits_1_when_nobody_listens() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", f"{url}: connection refused\n".encode())
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (b"", "the connection was closed without an answer"),
-        (b"HTTP/1.1 20", "the answer is not HTTP or broke off (BadStatusLine)"),
-        (b"SSH-2.0-x\r\n", "the answer is not HTTP or broke off (BadStatusLine)"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "not a broadcast endpoint, it answered '{'"),
-    ],
-    ids=["nothing", "half a line", "not HTTP", "half a body"],
-)
-def test_answers_that_break_off_are_errors_and_not_repeated(reply: bytes, expected: str) -> None:
-    def act(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(reply)
-
-    with Script(act) as server, Publisher(server.url) as publisher:
-        with pytest.raises(PublishError, match="^" + server.url) as caught:
-            publisher.publish("a", 1)
-        assert str(caught.value) == f"{server.url}: {expected}"
-    assert server.accepted == 1
-
-
-def test_no_answer_in_time_is_an_error_and_not_repeated() -> None:
-    gone = threading.Event()
-
-    def act(connection: socket.socket) -> None:
-        accept_one(connection)
-        read_request(connection)
-        gone.wait(PATIENCE)
-
-    with Script(act) as server, Publisher(server.url, timeout=0.05) as publisher:
-        publisher.publish("a", 1)
-        with pytest.raises(PublishError, match=r"no answer within 0\.05 s"):
-            publisher.publish("a", 2)
-        gone.set()
-    assert server.accepted == 1
-
-
-def test_an_early_refusal_is_read_even_when_the_rest_could_not_be_sent() -> None:
-    def act(connection: socket.socket) -> None:
-        connection.recv(1)
-        answer(connection, b'{"error":"too large"}', "413 Content Too Large")  # the unread rest makes the close a reset
-
-    with Script(act) as server, Publisher(server.url) as publisher:
-        with pytest.raises(PublishError) as caught:
-            publisher.publish("a", "x" * 50_000_000)
-        assert caught.value.status == 413
-
-
-# --- kept connections that ended --------------------------------------------------------------------------------------
-
-
-def test_a_kept_connection_that_was_closed_is_not_used_again() -> None:
-    with Script(accept_one, accept_one) as server, Publisher(server.url) as publisher:
-        assert publisher.publish("a", 1) == 2
-        sock = publisher._connection.sock
-        assert sock is not None
-        assert sock.recv(1, socket.MSG_PEEK) == b""  # the close has arrived
-        assert publisher.publish("a", 2) == 2
-    assert server.accepted == 2
-
-
-def test_one_repeat_when_a_kept_connection_ends_before_a_byte_of_the_answer() -> None:
-    read: list[bytes] = []
-
-    def closes_while_the_request_is_under_way(connection: socket.socket) -> None:
-        accept_one(connection)
-        select.select([connection], [], [], PATIENCE)  # it has arrived, but is not read
-
-    def act(connection: socket.socket) -> None:
-        read.append(read_request(connection))
-        answer(connection)
-
-    with Script(closes_while_the_request_is_under_way, act) as server, Publisher(server.url) as publisher:
-        publisher.publish("a", 1)
-        assert publisher.publish("a", 2) == 2
-    assert server.accepted == 2
-    assert read == [b'{"stream":"a","data":2}']
-
-
-def test_no_second_repeat() -> None:
-    def twice(connection: socket.socket) -> None:
-        accept_one(connection)
-        select.select([connection], [], [], PATIENCE)
-
-    with Script(twice, lambda connection: None) as server, Publisher(server.url) as publisher:
-        publisher.publish("a", 1)
-        with pytest.raises(PublishError, match="closed without an answer"):
-            publisher.publish("a", 2)
-    assert server.accepted == 2
-
-
-def test_an_answer_that_began_on_a_kept_connection_is_not_repeated() -> None:
-    def act(connection: socket.socket) -> None:
-        accept_one(connection)
-        read_request(connection)
-        connection.sendall(b"H")
-
-    with Script(act) as server, Publisher(server.url) as publisher:
-        publisher.publish("a", 1)
-        with pytest.raises(PublishError, match="broke off"):
-            publisher.publish("a", 2)
-    assert server.accepted == 1
-
-
-def test_a_failed_publisher_can_go_on(endpoint: Callable[..., Endpoint]) -> None:
-    server = endpoint(lambda body: (200, ACCEPTED) if b"good" in body else (400, b"{}"))
-    with Publisher(server.url) as publisher:
-        with pytest.raises(PublishError):
-            publisher.publish("a", "bad")
-        assert publisher.publish("a", "good") == 2
-
-
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_an_array_and_one_message_is_not(endpoint: Callable[..., Endpoint]) -> None:
     server = endpoint()
     with Publisher(server.url) as publisher:
-        assert publisher.publish_batch([message("a", b"1"), message("b", b"2")]) == 2
-        assert publisher.publish_batch([message("a", b"3")]) == 2
-    assert server.bodies() == [b'[{"stream":"a","data":1},{"stream":"b","data":2}]', b'{"stream":"a","data":3}']
+        publish_batch(publisher, "a", [b"1", b"2"])
+        publish_batch(publisher, "a", [b"3"])
+    assert server.bodies() == [b'[{"stream":"a","data":1},{"stream":"a","data":2}]', b'{"stream":"a","data":3}']
 
 
 def test_a_batch_too_large_for_the_server_is_halved_in_order(endpoint: Callable[..., Endpoint]) -> None:
     server = endpoint(lambda body: (413, b"{}") if body.count(b"stream") > 2 else (200, ACCEPTED))
     with Publisher(server.url) as publisher:
-        assert publisher.publish_batch([message("a", b"%d" % number) for number in range(5)]) == 3 * 2
+        publish_batch(publisher, "a", [b"%d" % number for number in range(5)])
     taken = [json.loads(body) for body in server.bodies() if body.count(b"stream") <= 2]
     assert [item["data"] for one in taken for item in (one if isinstance(one, list) else [one])] == [0, 1, 2, 3, 4]
 
 
 def test_a_single_message_too_large_is_refused(endpoint: Callable[..., Endpoint]) -> None:
     server = endpoint(lambda body: (413, b"{}"))
-    with Publisher(server.url) as publisher, pytest.raises(PublishError, match="413"):
-        publisher.publish_batch([message("a", b"1"), message("a", b"2")])
+    with Publisher(server.url) as publisher, pytest.raises(TooLarge, match="413"):
+        publish_batch(publisher, "a", [b"1", b"2"])
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(999, [999]), (1000, [1000]), (1001, [1000, 1])])
@@ -505,12 +292,12 @@ def test_with_the_real_server(serve: Callable[..., LocalServer]) -> None:
     url = f"http://127.0.0.1:{server.port}/_broadcast"
     with server.connect("a") as client:
         with Publisher(url, "hunter2") as publisher:
-            assert publisher.publish("a", "x") == 1
+            assert publisher.broadcast("a", "x") == 1
             client.expect({"type": "message", "stream": "a", "data": "x"})
-            assert publisher.publish_batch([message("a", b"%d" % number) for number in range(100)]) == 100
+            publish_batch(publisher, "a", [b"%d" % number for number in range(100)])
             for number in range(100):
                 client.expect({"type": "message", "stream": "a", "data": number})
             with pytest.raises(PublishError, match="413"):
-                publisher.publish("a", "x" * 2000)
+                publisher.broadcast("a", "x" * 2000)
         with Publisher(url, "wrong") as publisher, pytest.raises(PublishError, match="401"):
-            publisher.publish("a", 1)
+            publisher.broadcast("a", 1)
