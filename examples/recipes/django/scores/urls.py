@@ -1,0 +1,5 @@
+from django.urls import path
+
+from scores import views
+
+urlpatterns = [path("scores/<int:heat>", views.save)]
