@@ -288,7 +288,7 @@ def test_the_module_subscribes_shares_and_leaves(visit: Open, server: ServerProc
     )
     assert heard == {
         "log": [["one", "connected", False], ["two", "connected", False], ["one", [1]], ["two", [1]], ["two", "2"]],
-        "late": {"reconnected": False},
+        "late": {"stream": "t", "reconnected": False},
         "state": "closed",
         "url": f"ws://127.0.0.1:{server.port}/cable",
     }

@@ -10,9 +10,9 @@
  *
  * A consumer owns at most one WebSocket and is in one of four states:
  *
- *   closed      no socket, none planned: nobody is subscribed, or disconnect() was called. The first subscribe(), or
- *               connect() after a disconnect(), moves it to connecting. (When the last subscriber leaves, an open
- *               socket is kept: the next page view of a single-page application will want it.)
+ *   closed      no socket, none planned: nobody is subscribed, or disconnect() was called. The first subscribe() or
+ *               hello(), or connect() after a disconnect(), moves it to connecting. (When the last subscriber leaves,
+ *               an open socket is kept: the next page view of a single-page application will want it.)
  *   connecting  the handshake is under way. Its success leads to open; its failure, or 15 s, to waiting.
  *   open        commands may be sent. A close, or silence of more than two of the server's pings, leads to waiting.
  *   waiting     a timer runs until the next attempt, then connecting. Delays are random between 0 and a ceiling that
@@ -25,7 +25,15 @@
  * sending: a topic is asked for when its first member comes, if the socket is open, and all of them when it opens.
  * Every subscribe is answered once and in order, so a topic is live when the answers due for its stream are all in;
  * with subscribe, unsubscribe, subscribe in one burst, the first answer says nothing about the last command.
- * To each subscriber: connected, then received and gap, then disconnected, and so on, never outside this order.
+ * To each subscriber of each stream: connected, then missed if it was connected before, then received, gap and missed,
+ * then disconnected, and so on, never outside this order.
+ *
+ * The server gives a stream's retained value once to each connection, after the answer that makes the topic live. For
+ * subscribers that come later a topic keeps its last message, as text, since who was given the data may have changed
+ * it; those that asked for it get it when they join. It is forgotten when it may not be the last one any more: with
+ * the connection, and at a gap.
+ *
+ * The id of the socket is asked for when somebody wants it, from then on first thing on each connection.
  *
  * Subscribing again is harmless by contract and always answered. That is the remedy for an answer that never came, and
  * the probe for a connection that looks alive but may not be: after a sleep, a freeze, a change of network.
@@ -39,11 +47,24 @@ const ANSWER_TIMEOUT = 10_000;
 const NAME = /^[^\x00-\x1f\x7f\p{Cs}]+$/u; // no control characters, no halves of surrogate pairs
 const OPEN = 1; // WebSocket.OPEN, which a constructor passed in need not have
 
-/** @import { Callbacks, ConsumerOptions, State } from "./fastcable.js" */
-/** @typedef {{callbacks: Callbacks, live: boolean, wasLive: boolean}} Member */
-/** @typedef {{stream: string, members: Set<Member>, live: boolean, askedAt: number}} Topic */
+/** @import { Callbacks, ConsumerOptions, State, SubscribeOptions } from "./fastcable.js" */
+/** @typedef {{stream: string, members: Set<Member>, live: boolean, last: string | null, askedAt: number}} Topic */
+/**
+ * @typedef {object} Member of a topic, for a subscription
+ * @property {Topic} topic @property {Callbacks} callbacks @property {boolean} retained
+ * @property {boolean} live @property {boolean} wasLive @property {() => void} ended
+ */
 
-class Consumer {
+class StateChangeEvent extends Event {
+  /** @param {State} state @param {number | null} retryAt */
+  constructor(state, retryAt) {
+    super("statechange");
+    this.state = state;
+    this.retryAt = retryAt;
+  }
+}
+
+class Consumer extends EventTarget {
   // Settings
   #url;
   #WebSocket;
@@ -54,15 +75,19 @@ class Consumer {
   /** @type {Map<string, Topic>} */ #topics = new Map();
   /** @type {State} */ #state = "closed";
   /** @type {number | null} */ #retryAt = null;
+  /** @type {StateChangeEvent[]} */ #changes = []; // being told
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer; // waiting: the next attempt; else the watchdog
   #attempts = 0; // since a connection last proved good
   #attemptedAt = 0;
   #stopped = false; // disconnect() was called
   #away = false; // the page is in the back/forward cache, or gone
+  #wantsId = false;
+  /** @type {ReturnType<typeof deferred> | undefined} */ #hello; // what hello() gave out while there is no id
   /** @type {AbortController | undefined} */ #events;
 
   // Per connection
   /** @type {any} */ #socket = null;
+  /** @type {string | null} */ #socketId = null;
   #seen = 0; // when the last frame arrived
   #probing = false;
   /** @type {Map<string, number>} */ #due = new Map(); // stream -> answers yet to come
@@ -70,6 +95,7 @@ class Consumer {
 
   /** @param {string | URL} url @param {ConsumerOptions} options */
   constructor(url, { WebSocket = globalThis.WebSocket, silenceTimeout = SILENCE, onstatechange } = {}) {
+    super();
     if (!WebSocket) throw new TypeError("fastcable: no WebSocket here, pass one: createConsumer(url, { WebSocket })");
     this.#url = absolute(url);
     this.#WebSocket = WebSocket;
@@ -80,24 +106,34 @@ class Consumer {
   get url() { return this.#url; }
   get state() { return this.#state; }
   get retryAt() { return this.#retryAt; }
+  get socketId() { return this.#socketId; }
 
-  /** @param {string} stream @param {Callbacks} callbacks */
-  subscribe(stream, callbacks = {}) {
-    // The error frame for a bad name need not tell the stream, so nobody could be told of the refusal.
-    if (typeof stream !== "string" || !NAME.test(stream) || new TextEncoder().encode(stream).length > 255)
-      throw new TypeError("fastcable: a stream name is 1 to 255 bytes of text without control characters");
-    const member = { callbacks, live: false, wasLive: false };
-    const known = this.#topics.get(stream);
-    const topic = known ?? { stream, members: new Set(), live: false, askedAt: 0 };
-    topic.members.add(member);
-    // Later, so that the caller has its subscription in hand when connected() runs.
-    if (known) queueMicrotask(() => this.#join(topic, member));
-    else {
-      this.#topics.set(stream, topic);
-      this.#ask(topic);
+  /** @param {any} streams @param {Callbacks} callbacks @param {SubscribeOptions} options @returns {any} */
+  subscribe(streams, callbacks = {}, { signal, retained = false } = {}) {
+    const names = Array.isArray(streams) ? [...new Set(streams)] : [streams];
+    names.forEach(checkName);
+    const unsubscribe = () => members.forEach((member) => this.#leave(member));
+    const ended = () => --left || signal?.removeEventListener("abort", unsubscribe);
+    /** @type {Member[]} */
+    const members = signal?.aborted ? [] : names.map((stream) => this.#enter(stream, callbacks, retained, ended));
+    let left = members.length;
+    if (left) {
+      signal?.addEventListener("abort", unsubscribe);
       if (this.#state === "closed" && !this.#stopped) this.#open();
     }
-    return { stream, unsubscribe: () => this.#leave(topic, member) };
+    const subscription = { streams: names, unsubscribe };
+    return Array.isArray(streams) ? subscription : { stream: streams, ...subscription };
+  }
+
+  /** The id of the connection, once there is one: it is asked for from now on. @returns {Promise<string>} */
+  hello() {
+    if (this.#socketId !== null) return Promise.resolve(this.#socketId);
+    if (this.#stopped) return Promise.reject(new Error("fastcable: no socket id, because disconnect() was called"));
+    this.#hello ??= deferred();
+    if (!this.#wantsId) this.#send({ type: "hello" });
+    this.#wantsId = true;
+    if (this.#state === "closed") this.#open();
+    return this.#hello.promise;
   }
 
   /** Allows connections again after disconnect(); while waiting, tries at once. */
@@ -111,6 +147,7 @@ class Consumer {
     this.#stopped = true;
     this.#away = false;
     this.#events = void this.#events?.abort();
+    this.#hello = void this.#hello?.reject(new Error("fastcable: no socket id, because disconnect() was called"));
     this.#close(() => this.#become("closed"), false);
   }
 
@@ -119,7 +156,7 @@ class Consumer {
   #open() {
     this.#away = false;
     clearTimeout(this.#timer);
-    if (!this.#topics.size) return this.#become("closed");
+    if (!this.#topics.size && !this.#hello) return this.#become("closed");
     this.#listen();
     this.#attemptedAt = this.#seen = performance.now();
     let socket;
@@ -143,6 +180,7 @@ class Consumer {
     this.#seen = performance.now();
     this.#watch(this.#silence);
     this.#guard = setInterval(() => this.#askAgain(), ANSWER_TIMEOUT);
+    if (this.#wantsId) this.#send({ type: "hello" });
     for (const topic of this.#topics.values()) this.#ask(topic);
     this.#become("open");
   }
@@ -165,7 +203,7 @@ class Consumer {
   /** @param {() => void} next @param {boolean} willReconnect */
   #close(next, willReconnect) {
     const socket = this.#socket;
-    this.#socket = null;
+    this.#socket = this.#socketId = null;
     clearTimeout(this.#timer);
     clearInterval(this.#guard);
     this.#due.clear();
@@ -174,8 +212,9 @@ class Consumer {
     const topics = [...this.#topics.values()];
     const told = topics.flatMap((topic) => [...topic.members].filter((member) => member.live));
     for (const each of [...topics, ...told]) each.live = false;
+    for (const topic of topics) topic.last = null;
     next();
-    for (const member of told) call(member.callbacks, "disconnected", { willReconnect });
+    for (const { callbacks, topic: { stream } } of told) call(callbacks, "disconnected", { stream, willReconnect });
   }
 
   /**
@@ -239,7 +278,13 @@ class Consumer {
     if (state === this.#state && retryAt === this.#retryAt) return;
     this.#state = state;
     this.#retryAt = retryAt;
-    call(this, "onstatechange", { state, retryAt });
+    // What a listener changes is told when all have heard of the change before.
+    if (this.#changes.push(new StateChangeEvent(state, retryAt)) > 1) return;
+    for (const change of this.#changes) {
+      call(this, "onstatechange", change);
+      this.dispatchEvent(change);
+    }
+    this.#changes = [];
   }
 
   // Commands and frames
@@ -259,6 +304,7 @@ class Consumer {
   }
 
   #askAgain() {
+    if (this.#wantsId && this.#socketId === null) this.#send({ type: "hello" });
     for (const topic of this.#topics.values()) {
       if (topic.live || performance.now() - topic.askedAt < ANSWER_TIMEOUT / 2) continue;
       this.#due.delete(topic.stream); // what did not come until now is not waited for
@@ -288,9 +334,12 @@ class Consumer {
     // Types unknown here may come from a newer server, and are none of the application's business.
     switch (frame?.type) {
       case "message":
-        return this.#tell(topic, "received", frame.data);
+        if (topic?.live) topic.last = text;
+        return this.#tell(topic, "received", frame.data, { stream: frame.stream });
       case "gap":
-        return this.#tell(topic, "gap", { missed: frame.missed });
+        if (topic) topic.last = null;
+        this.#tell(topic, "gap", { stream: frame.stream, missed: frame.missed });
+        return this.#tell(topic, "missed", { stream: frame.stream, reason: "gap", count: frame.missed });
       case "ping":
         this.#attempts = 0;
         this.#send({ type: "pong" });
@@ -299,35 +348,68 @@ class Consumer {
         this.#attempts = 0;
         if (!this.#answered(frame.stream) || !topic) return;
         topic.live = true;
-        for (const member of topic.members) this.#join(topic, member);
+        for (const member of topic.members) this.#join(member);
+        return;
+      case "hello":
+        this.#attempts = 0;
+        this.#socketId = frame.socket;
+        this.#hello = void this.#hello?.resolve(frame.socket);
         return;
       case "error":
-        if (frame.stream === undefined) console.warn("fastcable:", frame.reason);
-        else if (this.#answered(frame.stream) && topic) this.#reject(topic, frame.reason);
+        if (frame.stream === undefined) {
+          console.warn("fastcable:", frame.reason);
+          // Of our commands only hello can be refused without a stream, by a server that does not know it.
+          if (this.#wantsId && this.#socketId === null) {
+            this.#wantsId = false;
+            this.#hello = void this.#hello?.reject(new Error(`fastcable: no socket id: ${frame.reason}`));
+          }
+        } else if (this.#answered(frame.stream) && topic) this.#reject(topic, frame.reason);
     }
   }
 
   // Subscribers
 
-  /** @param {Topic | undefined} topic @param {"received" | "gap"} name @param {any} value */
-  #tell(topic, name, value) {
-    for (const member of topic?.members ?? []) if (member.live) call(member.callbacks, name, value);
+  /** @param {string} stream @param {Callbacks} callbacks @param {boolean} retained @param {() => void} ended */
+  #enter(stream, callbacks, retained, ended) {
+    const known = this.#topics.get(stream);
+    const topic = known ?? { stream, members: new Set(), live: false, last: null, askedAt: 0 };
+    const member = { topic, callbacks, retained, live: false, wasLive: false, ended };
+    topic.members.add(member);
+    // Later, so that the caller has its subscription in hand when connected() runs.
+    if (known) queueMicrotask(() => this.#join(member));
+    else {
+      this.#topics.set(stream, topic);
+      this.#ask(topic);
+    }
+    return member;
   }
 
-  /** @param {Topic} topic @param {Member} member */
-  #join(topic, member) {
-    if (member.live || !topic.live) return;
-    member.live = true;
+  /** @param {Topic | undefined} topic @param {"received" | "gap" | "missed"} name @param {any[]} values */
+  #tell(topic, name, ...values) {
+    for (const member of topic?.members ?? []) if (member.live) call(member.callbacks, name, ...values);
+  }
+
+  /** @param {Member} member */
+  #join(member) {
+    const { stream, live, last } = member.topic;
+    if (member.live || !live) return;
     const reconnected = member.wasLive;
-    member.wasLive = true;
-    call(member.callbacks, "connected", { reconnected });
+    member.live = member.wasLive = true;
+    call(member.callbacks, "connected", { stream, reconnected });
+    if (reconnected && member.live) call(member.callbacks, "missed", { stream, reason: "reconnect" });
+    if (!member.retained || last === null || !member.live) return;
+    const { data } = JSON.parse(last);
+    if (data !== null) call(member.callbacks, "received", data, { stream }); // null: no value is retained any more
   }
 
-  /** @param {Topic} topic @param {Member} member */
-  #leave(topic, member) {
+  /** @param {Member} member */
+  #leave(member) {
+    const { topic } = member;
     member.live = false;
     member.callbacks = {}; // nothing is called any more, not even by a loop that is under way
-    if (!topic.members.delete(member) || topic.members.size) return;
+    if (!topic.members.delete(member)) return;
+    member.ended();
+    if (topic.members.size) return;
     this.#topics.delete(topic.stream);
     topic.live = false;
     this.#send({ type: "unsubscribe", stream: topic.stream });
@@ -335,25 +417,44 @@ class Consumer {
 
   /** @param {Topic} topic @param {string} reason */
   #reject(topic, reason) {
-    this.#topics.delete(topic.stream);
+    const { stream } = topic;
+    this.#topics.delete(stream);
     const members = [...topic.members];
     topic.members.clear();
     topic.live = false;
     for (const member of members) {
       member.live = false;
-      if (member.callbacks.rejected) call(member.callbacks, "rejected", { reason });
-      else console.warn(`fastcable: subscription to "${topic.stream}" refused: ${reason}`);
+      member.ended();
+      if (member.callbacks.rejected) call(member.callbacks, "rejected", { stream, reason });
+      else console.warn(`fastcable: subscription to "${stream}" refused: ${reason}`);
     }
   }
 }
 
-/** @param {any} target @param {string} name @param {any} value */
-function call(target, name, value) {
+/** @param {unknown} name */
+function checkName(name) {
+  // The error frame for a bad name need not tell the stream, so nobody could be told of the refusal.
+  if (typeof name !== "string" || !NAME.test(name) || new TextEncoder().encode(name).length > 255)
+    throw new TypeError("fastcable: a stream name is 1 to 255 bytes of text without control characters");
+}
+
+/** @param {any} target @param {string} name @param {any[]} values */
+function call(target, name, ...values) {
   try {
-    target[name]?.(value);
+    target[name]?.(...values);
   } catch (error) {
     report(error);
   }
+}
+
+/** A promise of a text, and what settles it. A rejection that nobody waits for is no uncaught error. */
+function deferred() {
+  /** @type {(text: string) => void} */ let resolve = () => {};
+  /** @type {(error: Error) => void} */ let reject = () => {};
+  /** @type {Promise<string>} */
+  const promise = new Promise((...both) => ([resolve, reject] = both));
+  promise.catch(() => {});
+  return { promise, resolve, reject };
 }
 
 /** Shows an error of the application as uncaught, without letting it stop anything here. @param {any} error */
@@ -372,7 +473,10 @@ function absolute(url) {
   return resolved.href;
 }
 
-/** @param {string | URL} url of the cable path, relative to the page @param {ConsumerOptions} [options] */
+/**
+ * @param {string | URL} url of the cable path, relative to the page @param {ConsumerOptions} [options]
+ * @returns {import("./fastcable.js").Consumer}
+ */
 export function createConsumer(url = "/cable", options = {}) {
   return new Consumer(url, options);
 }
@@ -381,12 +485,21 @@ export function createConsumer(url = "/cable", options = {}) {
 const shared = new Map();
 
 /**
- * For a page with a stream or two: calls with the same URL share one consumer, with the options of the first call.
- * @param {string} stream @param {Callbacks} callbacks @param {ConsumerOptions & {url?: string | URL}} [options]
+ * The page's own consumer of a URL: calls with the same URL share one, with the options of the first call.
+ * @param {string | URL} url @param {ConsumerOptions} [options] @returns {import("./fastcable.js").Consumer}
  */
-export function createCableSubscription(stream, callbacks, { url = "/cable", ...options } = {}) {
+export function sharedConsumer(url = "/cable", options = {}) {
   const key = absolute(url);
   const consumer = shared.get(key) ?? new Consumer(key, options);
   shared.set(key, consumer);
-  return consumer.subscribe(stream, callbacks);
+  return consumer;
+}
+
+/**
+ * For a page with a stream or two: subscribes over the shared consumer.
+ * @param {any} streams @param {Callbacks} callbacks
+ * @param {ConsumerOptions & SubscribeOptions & {url?: string | URL}} [options] @returns {any}
+ */
+export function createCableSubscription(streams, callbacks, { url, signal, retained, ...options } = {}) {
+  return sharedConsumer(url, options).subscribe(streams, callbacks, { signal, retained });
 }

@@ -6,19 +6,9 @@ import { test } from "node:test";
 import { promisify } from "node:util";
 import WebSocket from "ws";
 import { createCableSubscription, createConsumer } from "../../fastcable/client/fastcable.js";
-import { Log, Server, recorder, stopClock } from "./support.mjs";
+import { Log, Server, consumerOf, recorder, stopClock } from "./support.mjs";
 
 const check = (name, run) => test(name, { timeout: 20_000 }, run);
-
-/** A consumer that is disconnected when the test ends; `changes` logs its states as [state, ms to the next attempt]. */
-function consumerOf(t, url, options = {}) {
-  const changes = new Log();
-  const onstatechange = ({ state, retryAt }) => changes.push([state, retryAt === null ? null : retryAt - Date.now()]);
-  const consumer = createConsumer(url, { WebSocket, onstatechange, ...options });
-  t.after(() => consumer.disconnect());
-  const reached = (state, times = 1) => changes.until((log) => log.filter(([name]) => name === state).length >= times);
-  return { consumer, changes, reached };
-}
 
 check("the socket opens at the first subscription, and commands keep their order", async (t) => {
   const server = await Server.start(t);

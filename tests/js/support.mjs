@@ -1,6 +1,7 @@
 // What the tests share: logs that can be waited for, a small server of the simple protocol on npm's ws, a clock.
 import { once } from "node:events";
-import { WebSocketServer } from "ws";
+import WebSocket, { WebSocketServer } from "ws";
+import { createConsumer } from "../../fastcable/client/fastcable.js";
 
 /** A list that tests wait on instead of sleeping. */
 export class Log extends Array {
@@ -34,21 +35,45 @@ export class Log extends Array {
   }
 }
 
-/** Callbacks that write down what they are called with: ["connected", {reconnected: false}] and so on. */
+/** Callbacks that write down what they are told of one stream: ["connected", {reconnected: false}] and so on. */
 export function recorder(log = new Log()) {
-  const names = ["connected", "received", "disconnected", "gap", "rejected"];
-  return { log, ...Object.fromEntries(names.map((name) => [name, (value) => log.push([name, value])])) };
+  const names = ["connected", "disconnected", "gap", "rejected"];
+  const note = (name) => ({ stream, ...info }) => log.push([name, info]);
+  const callbacks = Object.fromEntries(names.map((name) => [name, note(name)]));
+  return { log, ...callbacks, received: (data) => log.push(["received", data]) };
+}
+
+/** Callbacks that write down all they are told, of any stream: ["received", "scores", 7] and so on. */
+export function chronicle(log = new Log()) {
+  const names = ["connected", "disconnected", "gap", "missed", "rejected"];
+  const note = (name) => ({ stream, ...info }) => log.push([name, stream, info]);
+  const callbacks = Object.fromEntries(names.map((name) => [name, note(name)]));
+  return { log, ...callbacks, received: (data, { stream }) => log.push(["received", stream, data]) };
+}
+
+/** A consumer that is disconnected when the test ends; `changes` has its states as [state, ms to the next attempt]. */
+export function consumerOf(t, url, options = {}) {
+  const changes = new Log();
+  const onstatechange = ({ state, retryAt }) => changes.push([state, retryAt === null ? null : retryAt - Date.now()]);
+  const consumer = createConsumer(url, { WebSocket, onstatechange, ...options });
+  t.after(() => consumer.disconnect());
+  const reached = (state, times = 1) => changes.until((log) => log.filter(([name]) => name === state).length >= times);
+  return { consumer, changes, reached };
 }
 
 /**
  * A server of the simple protocol. `commands` has [socket number, type, stream] of all that arrived; `answers(command)`
- * gives the frame to answer a subscribe with, or nothing to keep silent; `greet(socket, number)` is called for each socket.
+ * gives the frame to answer a subscribe with, or nothing to keep silent, `hello(number)` that to a hello; `retained` has
+ * the values that new subscriptions start with; `greet(socket, number)` is called for each socket.
  */
 export class Server {
   commands = new Log();
   sockets = new Log();
   answers = ({ stream }) => ({ type: "subscribed", stream });
   greet = () => {};
+  hello = (number) => ({ type: "hello", socket: `id-${number}` });
+  retained = new Map();
+  streams = new WeakMap(); // socket -> those it is in
 
   static async start(t, options = {}) {
     const server = new Server();
@@ -64,6 +89,7 @@ export class Server {
       const number = this.sockets.length;
       socket.on("message", (data) => this.#command(socket, number, JSON.parse(data)));
       socket.on("error", () => {});
+      this.streams.set(socket, new Set());
       this.sockets.push(socket);
       this.greet(socket, number);
     });
@@ -80,8 +106,16 @@ export class Server {
 
   #command(socket, number, command) {
     this.commands.push([number, command.type, command.stream]);
-    const answer = command.type === "subscribe" && this.answers(command, number);
-    if (answer) socket.send(JSON.stringify(answer));
+    const { type, stream } = command;
+    const streams = this.streams.get(socket);
+    const say = (frame) => frame && socket.send(JSON.stringify(frame));
+    if (type === "hello") say(this.hello(number));
+    if (type === "unsubscribe") streams.delete(stream);
+    if (type !== "subscribe") return;
+    say(this.answers(command, number));
+    const data = streams.has(stream) ? undefined : this.retained.get(stream);
+    if (data !== undefined) say({ type: "message", stream, data });
+    streams.add(stream);
   }
 
   get socket() {
@@ -104,9 +138,10 @@ export class Server {
     await this.commands.until(() => pongs() > before);
   }
 
-  /** The commands other than pongs, as "subscribe scores". */
+  /** The commands other than pongs, as "subscribe scores" and "hello". */
   get said() {
-    return this.commands.filter(([, type]) => type !== "pong").map(([, type, stream]) => `${type} ${stream}`);
+    const said = this.commands.filter(([, type]) => type !== "pong");
+    return said.map(([, type, stream]) => (stream === undefined ? type : `${type} ${stream}`));
   }
 }
 

@@ -1,6 +1,14 @@
 // Compiled, never run: fastcable.d.ts must accept these uses and refuse the marked ones.
-import { createCableSubscription, createConsumer } from "../../fastcable/client/fastcable.js";
-import type { Callbacks, Consumer, State, StateChange, Subscription } from "../../fastcable/client/fastcable.js";
+import { createCableSubscription, createConsumer, sharedConsumer } from "../../fastcable/client/fastcable.js";
+import type {
+  Callbacks,
+  Consumer,
+  State,
+  StateChange,
+  StateChangeEvent,
+  Subscription,
+  Subscriptions,
+} from "../../fastcable/client/fastcable.js";
 
 interface Score {
   home: number;
@@ -17,13 +25,14 @@ const callbacks: Callbacks<Score> = {
     const flag: boolean = reconnected;
     return void flag;
   },
-  received(score) {
-    const sum: number = score.home + score.away;
+  received(score, { stream }) {
+    const sum: number = score.home + score.away + stream.length;
     return void sum;
   },
   disconnected: ({ willReconnect }) => void willReconnect,
   gap: ({ missed }) => void (missed === undefined || missed + 1),
-  rejected: ({ reason }) => void reason.length,
+  missed: ({ stream, reason, count }) => void (reason === "gap" ? (count ?? 0) + 1 : stream.length),
+  rejected: ({ stream, reason }) => void (stream.length + reason.length),
 };
 const scores: Subscription = consumer.subscribe("scores", callbacks);
 consumer.subscribe<Score>("scores", { received: (score) => score.home.toFixed() });
@@ -39,6 +48,19 @@ consumer.connect();
 scores.unsubscribe();
 scores.stream.length;
 
+const names: readonly string[] = ["scores", "heat"];
+const both: Subscriptions = consumer.subscribe<Score>(names, callbacks, { retained: true });
+both.streams.map((stream) => stream.length);
+consumer.subscribe("scores", {}, { signal: AbortSignal.timeout(1_000) });
+createCableSubscription(["scores", "heat"], callbacks, { signal: new AbortController().signal, WebSocket });
+sharedConsumer().addEventListener("statechange", ({ state, retryAt, type }) => [state, retryAt, type.length]);
+const listener = { handleEvent: (event: StateChangeEvent) => void event.preventDefault() };
+consumer.addEventListener("statechange", listener, { once: true });
+consumer.removeEventListener("statechange", listener);
+const id: Promise<string> = consumer.hello();
+const known: string | null = consumer.socketId;
+id.then((text) => text === known);
+
 // @ts-expect-error a stream is named by a string
 consumer.subscribe(7);
 // @ts-expect-error no such callback
@@ -51,3 +73,15 @@ consumer.state = "open";
 if (consumer.state === "connected") consumer.connect();
 // @ts-expect-error no such option
 createConsumer("/cable", { timeout: 1 });
+// @ts-expect-error several streams have no one name
+both.stream.length;
+// @ts-expect-error no such reason
+consumer.subscribe("scores", { missed: ({ reason }) => reason === "sleep" });
+// @ts-expect-error no such option
+consumer.subscribe("scores", {}, { replay: true });
+// @ts-expect-error no such event
+consumer.addEventListener("open", () => {});
+// @ts-expect-error the id may not be known
+consumer.socketId.length;
+// @ts-expect-error the streams are read-only
+both.streams.push("more");
