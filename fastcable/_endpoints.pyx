@@ -38,7 +38,7 @@ cdef class Endpoints:
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
         self.broadcasts = Broadcasts(settings, hub)
         self.publish = self.broadcasts.publish
-        self.files = {b"/fastcable.js": ("fastcable.js", _JAVASCRIPT)}
+        self.files = {b"/" + name.encode(): (name, _JAVASCRIPT) for name in ("fastcable.js", "fastcable-stream.js")}
         if demo:
             self.files[b"/"] = ("demo.html", _HTML)
 

@@ -12,7 +12,7 @@ from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 
 CONFIG_FILE = "fastcable.toml"
 OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL")  # not options, but ours
-FIXED_PATHS = ("/health", "/fastcable.js")
+FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js")
 
 
 @dataclass(frozen=True, slots=True)

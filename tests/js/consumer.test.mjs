@@ -15,7 +15,7 @@ check("each change of state is an event, told after onstatechange", async (t) =>
   t.mock.method(Math, "random", () => 0.5);
   const server = await Server.start(t);
   const log = new Log();
-  const note = (who) => (event) => log.push([who, event.type, event.state, event.retryAt && event.retryAt - Date.now()]);
+  const note = (who) => ({ type, state, retryAt }) => log.push([who, type, state, retryAt && retryAt - Date.now()]);
   const { consumer } = consumerOf(t, server.url, { onstatechange: note("property") });
   assert.ok(consumer instanceof EventTarget);
   const controller = new AbortController();

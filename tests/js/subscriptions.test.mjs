@@ -43,7 +43,8 @@ check("several streams share callbacks that are told which one, and end together
     ...both("disconnected", { willReconnect: true }),
     ...["a", "b"].flatMap((s) => [["connected", s, again], ["missed", s, { reason: "reconnect" }]]),
   ]);
-  assert.deepEqual(server.said, ["subscribe", "subscribe", "unsubscribe"].flatMap((type) => [`${type} a`, `${type} b`]));
+  const said = ["subscribe", "subscribe", "unsubscribe"].flatMap((type) => [`${type} a`, `${type} b`]);
+  assert.deepEqual(server.said, said);
 });
 
 check("one of several that is refused does not take the others along", async (t) => {
