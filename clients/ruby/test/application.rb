@@ -1,0 +1,21 @@
+# frozen_string_literal: true
+
+# The smallest Rails application with Action Cable. Its config/ is below the current directory.
+
+require "rails"
+require "action_cable/engine"
+require "fastcable"
+
+class Application < Rails::Application
+  config.root = Dir.pwd
+  config.load_defaults 6.1
+  config.eager_load = true
+  config.secret_key_base = "nothing is signed"
+  config.logger = ActiveSupport::Logger.new($stderr)
+  config.log_level = :warn
+end
+
+class ScoresChannel < ActionCable::Channel::Base
+end
+
+Rails.application.initialize!
