@@ -117,6 +117,10 @@ class Application:
         self._config.mkdir()
         (self._config / "cable.yml").write_text(cable_yml)
 
+    def initializer(self, source: str) -> None:
+        (self._config / "initializers").mkdir()
+        (self._config / "initializers" / "fastcable.rb").write_text(source)
+
     def run(self, program: str, **environment: str) -> str:
         return self._run(
             *ruby("-r", GEM / "test" / "application.rb", "-e", program), **{"RAILS_ENV": "production", **environment}
@@ -149,6 +153,25 @@ def test_rails_broadcasts_with_nothing_but_cable_yml(keyed: ServerProcess, run: 
             r'\u003c/turbo-stream\u003e"}',
             '{"type":"message","stream":"news","data":{"at":"2026-01-01T00:00:00.000Z"}}',
         )
+
+
+def test_rails_publishes_to_both_while_pages_move(server: ServerProcess, run: Run, tmp_path: Path) -> None:
+    application = Application(run, tmp_path, "production: {adapter: async}\n")
+    application.initializer(at(server.port, snippet("docs/migrating.md", "ruby", "# config/initializers/fastcable.rb")))
+    program = """
+        received = Queue.new
+        subscribed = Queue.new
+        ActionCable.server.pubsub.subscribe("news", received.method(:push), -> { subscribed << true })
+        subscribed.pop
+        ActionCable.server.broadcast("news", { at: Time.utc(2026) })
+        puts received.pop
+        Fastcable.configure { |config| config.url = "http://127.0.0.1:1/_broadcast" } # where nobody is
+        ActionCable.server.broadcast("news", "without fastcable")
+        puts received.pop, received.size
+    """
+    with server.connect("news") as client:
+        assert application.run(program) == '{"at":"2026-01-01T00:00:00.000Z"}\n"without fastcable"\n0\n'
+        receive(client, '{"type":"message","stream":"news","data":{"at":"2026-01-01T00:00:00.000Z"}}')
 
 
 def test_a_wrong_entry_of_cable_yml_is_named_when_rails_starts(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,235 @@
+"""What docs/migrating.md says to write and to run, as it stands there."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.harness import PATIENCE, UPGRADE, Client, Serve
+from tests.snippets import ROOT, at, snippet
+
+PAGE = "docs/migrating.md"
+TEXT = (ROOT / PAGE).read_text()
+
+
+def fastcable(*arguments: str, cwd: Path) -> str:
+    command = [sys.executable, "-m", "fastcable", *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_its_links_lead_somewhere() -> None:
+    headings = {re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
+                for line in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)}
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        page, _, fragment = target.partition("#")
+        assert fragment in headings if not page else (ROOT / "docs" / page).exists(), target
+
+
+def test_the_configuration_is_right(tmp_path: Path) -> None:
+    (tmp_path / "fastcable.toml").write_text(snippet(PAGE, "toml"))
+    fastcable("config", "--check", cwd=tmp_path)
+    assert re.search(r"^port *= *3100 ", fastcable("config", cwd=tmp_path), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("language", "beginning"), [("yaml", "# config/cable.yml"), ("ruby", "# Gemfile")])
+def test_it_says_the_same_of_rails_as_the_manual_of_the_gem(language: str, beginning: str) -> None:
+    assert snippet(PAGE, language, beginning) == snippet("clients/ruby/README.md", language, beginning)
+
+
+# --- nginx, asking the application ------------------------------------------------------------------------------------
+
+
+class MayListen(http.server.BaseHTTPRequestHandler):
+    """The application: whoever has a session may listen."""
+
+    def do_GET(self) -> None:
+        allowed = self.path == "/may_listen" and self.headers["Cookie"] == "session=1"
+        self.send_response(204 if allowed else 401)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
+@pytest.fixture
+def application() -> Iterator[int]:
+    with http.server.HTTPServer(("127.0.0.1", 0), MayListen) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_nginx_lets_through_whom_the_application_lets(serve: Serve, application: int, tmp_path: Path) -> None:
+    server = serve()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    locations = at(application, at(server.port, snippet(PAGE, "nginx")), 3000)
+    folders = " ".join(f"{name}_temp_path {tmp_path};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {folders} server {{ listen 127.0.0.1:{port};\n{locations} }} }}\n"
+    )
+    with subprocess.Popen(["/usr/sbin/nginx", "-p", tmp_path, "-c", config], stderr=subprocess.PIPE) as nginx:
+        try:
+            wait_for_listener(port)
+            request = UPGRADE.replace(b"/cable ", b"/fastcable ")
+            with Client(port) as client:
+                client.upgrade(request.replace(b"\r\n\r\n", b"\r\nCookie: session=1\r\n\r\n"))
+                client.subscribe("news")
+                assert server.post({"stream": "news", "data": 1}) == (200, {"subscribers": 1})
+                client.expect({"type": "message", "stream": "news", "data": 1})
+            for path in (b"/fastcable ", b"/may_listen ", b"/_broadcast ", b"/cable "):
+                with Client(port) as client:
+                    client.send(request.replace(b"/fastcable ", path))
+                    status = client.read_until(b"\r\n").split()[1]
+                    assert status == (b"401" if path == b"/fastcable " else b"404")
+        finally:
+            nginx.terminate()
+            nginx.communicate(timeout=PATIENCE)
+
+
+def wait_for_listener(port: int) -> None:
+    """nginx without a master says nothing when it is ready."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            return
+        except ConnectionRefusedError:
+            continue
+
+
+# --- publishing -------------------------------------------------------------------------------------------------------
+
+
+def test_listen_and_the_number_of_subscribers(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    block = snippet(PAGE, "", "fastcable listen news")
+    listen, curl = block.replace(":3100", f":{server.port}").splitlines()
+    command = [sys.executable, "-m", *listen.split()]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as listener:
+        try:
+            server.wait_until(lambda: server.server.hub.subscribers("news") == 1)
+            assert shell(curl) == {"subscribers": 1}
+            server.publish("news", {"heat": 4})
+            assert listener.stdout is not None
+            assert json.loads(listener.stdout.readline()) == {"stream": "news", "data": {"heat": 4}}
+        finally:
+            listener.terminate()
+            listener.communicate(timeout=PATIENCE)
+
+
+def test_curl_publishes(serve: Serve) -> None:
+    server = serve()
+    with server.connect("scores") as client:
+        assert shell(at(server.port, snippet(PAGE, "", "curl -X POST"))) == {"subscribers": 1}
+        client.expect({"type": "message", "stream": "scores", "data": {"heat": 4}})
+
+
+def shell(command: str) -> Any:
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return json.loads(done.stdout)
+
+
+def test_threads_publish_from_python(serve: Serve) -> None:
+    server = serve()
+    names: dict[str, Any] = {}
+    exec(compile(at(server.port, snippet(PAGE, "python", "# publish.py")), PAGE, "exec"), names)
+    published: list[int] = []
+
+    def work(thread: int) -> None:
+        published.extend(names["publish"]("scores", [thread, number]) for number in range(10))
+        names["_local"].publisher.close()
+
+    with server.connect("scores") as client:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert published == [1] * 40
+        received = [client.receive()["data"] for _ in range(40)]
+    assert sorted(received) == [[thread, number] for thread in range(4) for number in range(10)]
+
+
+# --- in the page ------------------------------------------------------------------------------------------------------
+
+# Stands in for Turbo: what it is to render, as text.
+TURBO = """
+export const Turbo = { renderStreamMessage(html) { document.body.append(html) } }
+"""
+IMPORTS = """
+<script type="importmap">
+{"imports": {
+  "@hotwired/turbo-rails": "/turbo.js", "fastcable": "/fastcable.js", "/static/fastcable.js": "/fastcable.js"
+}}
+</script>
+"""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "these tests need Debian's chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+                  "--disable-component-update", "--disable-sync",
+                  "--disable-features=LocalNetworkAccessChecks"],  # a page of the test's own counts as from elsewhere
+        )  # fmt: skip
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize(
+    ("beginning", "markup", "before"),
+    [
+        pytest.param("// app/javascript/fastcable_stream.js", '<fastcable-stream name="scores"></fastcable-stream>', "",
+                     id="Turbo's element"),
+        pytest.param('import { createConsumer } from "/static/fastcable.js"', "",
+                     "const show = (data) => document.body.append(data)\n", id="a plain page"),
+    ],
+)  # fmt: skip
+def test_a_page_shows_what_is_published(
+    serve: Serve, browser: Browser, beginning: str, markup: str, before: str
+) -> None:
+    server = serve(cable_path="/fastcable")
+    script = snippet(PAGE, "javascript", beginning)
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+
+    def answer(path: str, content: str, kind: str) -> None:
+        page.route(f"**{path}", lambda route: route.fulfill(body=content, content_type=kind))
+
+    answer("/turbo.js", TURBO, "text/javascript")
+    html = f'<!doctype html>{IMPORTS}<body>{markup}</body><script type="module">{before}{script}</script>'
+    answer("/", html, "text/html")
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    server.wait_until(lambda: server.server.hub.subscribers("scores") == 1)
+    server.publish("scores", "<turbo-stream></turbo-stream>")
+    page.get_by_text("<turbo-stream></turbo-stream>").wait_for()
+    if markup:
+        page.evaluate("document.querySelector('fastcable-stream').remove()")
+        server.wait_until(lambda: server.server.hub.subscribers("scores") == 0)
+    assert errors == []
+    page.close()
