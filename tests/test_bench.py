@@ -298,7 +298,7 @@ def test_memory_is_what_the_process_allocated(child: Callable[[str], subprocess.
     eater.stdout.readline()
     after = process.memory(eater.pid)
     for grown in (after.rss - before.rss, after.pss - before.pss, after.private_dirty - before.private_dirty):
-        assert 64 * MB <= grown < 68 * MB
+        assert 62 * MB <= grown < 68 * MB  # the kernel may take back pages of before meanwhile
 
 
 def test_children_and_those_who_left_the_family_but_not_the_session_count(
