@@ -18,6 +18,9 @@ class Peer(Protocol):
     def is_loopback(self) -> bool:
         """Whether the other end is on this machine."""
 
+def is_loopback_address(address: str) -> bool:
+    """Whether a peer's address, in its usual form, is this machine's."""
+
 class Broadcasts:
     """What applications ask of the server."""
 

@@ -40,6 +40,11 @@ cdef object _ENCODED = error(415, "a Content-Encoding is not taken")
 cdef object _CONGESTED = error(503, "more is posted than can be sent: try again later", b"Retry-After: 1\r\n")
 
 
+def is_loopback_address(str address not None):
+    address = address.removeprefix("::ffff:")
+    return address == "::1" or address.startswith("127.")
+
+
 class Refused(Exception):
     """A body that is not taken as a broadcast: why, and the status to say so with."""
 
@@ -215,11 +220,12 @@ cdef str _json_problem(bytes body, problem):
 cdef object _check_local(Request request, peer):
     """Who may publish without a key: not a proxy or a page that merely connects from this machine."""
     cdef bytes name
-    if not peer.is_loopback():
-        return _NOT_LOCAL
+    # First, because some servers in front of us take a proxy's word for who the peer is.
     for name in request.fields:
         if name == b"forwarded" or name.startswith(b"x-forwarded-"):
             return _FORWARDED
+    if not peer.is_loopback():
+        return _NOT_LOCAL
     if b"origin" in request.fields:
         for value in request.values(b"origin"):
             origin = parse_origin(value)

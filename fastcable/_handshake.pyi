@@ -23,6 +23,9 @@ def handshake(
     """Decide on a request for the cable path. Header names are lower case, `fields` is the dict of `headers`;
     `allowed_origins` None lets all connect."""
 
+def check_origin(origin: bytes | None, allowed_origins: AllowedOrigins | None) -> Refusal | None:
+    """Refuse a page that may not connect; what has no `Origin` is none."""
+
 def negotiate(offers: bytes) -> tuple[str, bytes | None]:
     """The dialect to speak for the subprotocols a client offers (a comma-separated list), and the one of ours to name
     in the answer."""

@@ -41,6 +41,12 @@ def negotiate(bytes offers not None):
     return "simple", None
 
 
+cpdef check_origin(bytes origin, allowed_origins):
+    if origin is None or allowed_origins is None or origin in allowed_origins:
+        return None
+    return Refusal(403, b"", "this Origin is not in allowed_origins")
+
+
 def handshake(bytes method not None, str version not None, list headers not None, dict fields not None,
               allowed_origins):
     cdef bint repeated = len(fields) != len(headers)
@@ -68,8 +74,9 @@ def handshake(bytes method not None, str version not None, list headers not None
     key = fields.get(b"sec-websocket-key")
     if key is None or not _is_key(key):
         return Refusal(400, b"", "exactly one Sec-WebSocket-Key with 16 bytes in base64 is needed")
-    if allowed_origins is not None and b"origin" in fields and fields[b"origin"] not in allowed_origins:
-        return Refusal(403, b"", "this Origin is not in allowed_origins")
+    refusal = check_origin(fields.get(b"origin"), allowed_origins)
+    if refusal is not None:
+        return refusal
 
     dialect, protocol = negotiate(fields.get(b"sec-websocket-protocol", b""))
     response = _ACCEPTED + accept_key(key)

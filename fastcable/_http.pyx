@@ -33,6 +33,7 @@ from fastcable._endpoints cimport Endpoints
 from fastcable._handshake cimport Accept
 from fastcable._request cimport HeadParser, Request
 
+from fastcable._broadcasts import is_loopback_address
 from fastcable._request import HEAD_END, REPEATED_HEAD, BadRequest, parse_head
 from fastcable.chunked import ChunkedBody
 from fastcable.log import Throttle
@@ -416,5 +417,4 @@ def peer_is_loopback(transport):
     address = transport.get_extra_info("peername")
     if not address:
         return False
-    host = address[0].removeprefix("::ffff:")
-    return host == "::1" or host.startswith("127.")
+    return is_loopback_address(address[0])

@@ -50,6 +50,7 @@ cdef class Outbox:
     cdef size_t newest_size
     cdef readonly dict missed
     # The socket's side
+    cdef bint lifted
     cdef bytes pong
     cdef bint writing_paused
     cdef bint reading_paused

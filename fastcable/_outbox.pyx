@@ -50,7 +50,7 @@ cdef class Limits:
 
 cdef class Outbox:
     """What waits for a socket that is full: `frames` frames, `messages` of them messages, `size` bytes in all, of
-    which the answers have `answers_size`."""
+    which the answers have `answers_size`. While the limits are `lifted` it is not full, however much that is."""
 
     def __init__(self, Limits limits not None, Counters counters not None):
         self.limits = limits
@@ -62,6 +62,8 @@ cdef class Outbox:
         PyMem_Free(self.items)
 
     cdef bint is_full(self) noexcept:
+        if self.lifted:
+            return False
         return self.frames >= self.limits.max_messages or self.size >= self.limits.max_bytes
 
     cpdef bint answers_fill(self, int part) noexcept:

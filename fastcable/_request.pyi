@@ -21,6 +21,11 @@ class Request:
     """Bytes of the body; None when it is chunked."""
     keep_alive: bool
     expects_continue: bool
+    def __init__(
+        self, method: bytes, target: bytes, version: str, headers: list[tuple[bytes, bytes]], keep_alive: bool
+    ) -> None:
+        """Raises `BadRequest`."""
+
     def values(self, name: bytes) -> list[bytes]:
         """The values of all headers of that lower-case name."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 
 CONFIG_FILE = "fastcable.toml"
 OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL")  # not options, but ours
-FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js")
+FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js", "/_streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Loaded:
 
 
 _FILE, _ENVIRONMENT, _FLAG = 1, 2, 3  # ranks; 0 is the default
+_KEYWORD = _FLAG
 
 
 class _Sources:
@@ -64,6 +65,26 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], config: str | Non
     _check_paths(settings, sources)
     _check_socket(settings, sources)
     return Loaded(settings, sources.origins, [*sources.warnings, *_doubts(settings, sources)])
+
+
+def load_keywords(
+    keywords: Mapping[str, object], names: Collection[str], environ: Mapping[str, str], caller: str
+) -> Loaded:
+    """Settings of a `caller` in an application's process that has the options `names` only: keyword arguments (None:
+    not given) before the environment. Raises `SettingsError`."""
+    sources = _Sources()
+    others = {"PORT", *(option.variable for option in OPTIONS.values() if option.name not in names)}
+    _take_environment(sources, {variable: text for variable, text in environ.items() if variable not in others})
+    for name, value in keywords.items():
+        if name not in names:
+            hint = " (only fastcable serve has it)" if name in OPTIONS else did_you_mean(name, names)
+            raise SettingsError(f"{caller}: {name}: unknown option{hint}")
+        if value is not None:
+            raw = list(value) if isinstance(value, tuple) else value
+            sources.take(_KEYWORD, name, caller, OPTIONS[name].kind.accept, raw)
+    settings = Settings(**sources.values)  # type: ignore[arg-type]
+    _check_paths(settings, sources)
+    return Loaded(settings, sources.origins, sources.warnings)
 
 
 def _take_file(sources: _Sources, environ: Mapping[str, str], config: str | None) -> None:

@@ -219,7 +219,10 @@ def _type_name(value: object) -> str:
     if isinstance(value, list) and value:
         return "an array with other things"
     names = {bool: "a boolean", int: "a whole number", str: "a string", list: "an empty array", dict: "a table"}
-    return names.get(type(value), f"{value}" if isinstance(value, float) else "a date or time")
+    kind = type(value)
+    if kind.__module__ == "datetime":
+        return "a date or time"
+    return names.get(kind, f"{value}" if kind is float else f"a {kind.__name__}")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

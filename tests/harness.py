@@ -14,9 +14,9 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import uvloop
 
@@ -43,6 +43,18 @@ class Reachable:
 
     def post(self, body: object, **headers: str) -> tuple[int, Any]:
         return post(self.port, body, **headers)
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Any request; status, headers and content of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
 
     def connect(self, *streams: str, **options: Any) -> Client:
         """A WebSocket client, subscribed to these streams."""
@@ -171,15 +183,18 @@ class ServerProcess(Reachable):
     ) -> None:
         shell = ["sh", "-c", f'ulimit {ulimit} && exec "$@"', "sh"] if ulimit else []
         serve = [sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        self._start([*shell, *serve, *arguments], env, r"listens on http://127\.0\.0\.1:(\d+)")
+
+    def _start(self, command: Sequence[str], env: Mapping[str, str] | None, pattern: str) -> None:
+        """Start it, and wait for the line that names its port."""
         self.process = subprocess.Popen(
-            [*shell, *serve, *arguments],
-            stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})},
-        )
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **(env or {})})
         self.log: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"listens on http://127\.0\.0\.1:(\d+)", line):
+            if found := re.search(pattern, line):
                 self.port = int(found[1])
                 self.line = line
                 break
@@ -212,6 +227,21 @@ class ServerProcess(Reachable):
         self._reader.join()
         return code
 
+
+
+class ApplicationProcess(ServerProcess):
+    """An ASGI application, "module:name", under `uvicorn` or `hypercorn`, as a process of its own."""
+
+    COMMANDS: ClassVar = {
+        "uvicorn": ("--port", "0", "--no-access-log"),
+        "hypercorn": ("--bind", "127.0.0.1:0", "--graceful-timeout", "0", "--workers", "0"),
+    }
+
+    def __init__(
+        self, server: str, application: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        command = [sys.executable, "-m", server, application, *self.COMMANDS[server], *arguments]
+        self._start(command, env, r"[Rr]unning on http://127\.0\.0\.1:(\d+)")
 
 
 Spawn = Callable[..., ServerProcess]
@@ -351,6 +381,14 @@ class Client:
         if not data:
             raise EOFError("the server closed the connection")
         self._buffer += data
+
+
+def message(stream: str, data: object) -> dict[str, object]:
+    return {"type": "message", "stream": stream, "data": data}
+
+
+def subscribed(stream: str) -> dict[str, object]:
+    return {"type": "subscribed", "stream": stream}
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True, mask: bytes = b"\x01\x02\x03\x04", rsv: int = 0) -> bytes:

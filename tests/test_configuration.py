@@ -208,6 +208,7 @@ def test_errors_of_a_file(toml: str | bytes, expected: str) -> None:
         ("cable_path", "/é", "must be a plain path without query, white space or unescaped characters, got '/é'"),
         ("cable_path", "/health", "/health is taken, fastcable serves something else there"),
         ("broadcast_path", "/fastcable.js", "/fastcable.js is taken, fastcable serves something else there"),
+        ("cable_path", "/_streams", "/_streams is taken, fastcable serves something else there"),
         ("broadcast_path", "/cable", "cable_path and broadcast_path must differ"),
         ("broadcast_listen", "3001", "expected HOST:PORT, such as 127.0.0.1:3001 or [::1]:3001, got '3001'"),
         ("broadcast_listen", ":3001", "expected HOST:PORT, such as 127.0.0.1:3001 or [::1]:3001, got ':3001'"),

@@ -23,13 +23,18 @@ LAYERS = (
     ("_hub",),
     ("_outbox",),
     ("brokers", "brokers.memory", "dialects", "dialects._simple", "_connection"),
-    ("_fanout",),
+    ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them
     ("_broadcasts",),
     ("_endpoints",),
     ("_http", "heartbeat"),
     ("server",),
+    # the same inside an application's server
+    ("asgi.types", "asgi.cable", "asgi.http"),
+    ("asgi.websocket",),
+    ("asgi.middleware",),
+    ("asgi",),
     ("cli",),
     ("__main__",),
 )
