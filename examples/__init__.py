@@ -1,0 +1,1 @@
+"""Applications that publish with fastcable."""
