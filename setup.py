@@ -7,6 +7,7 @@ from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
 
+cores = os.cpu_count() or 1
 flags = ["-O2", "-g0"]
 if os.environ.get("FASTCABLE_WERROR"):  # for the tests: every warning of Cython and of the C compiler is an error
     Options.warning_errors = True
@@ -21,5 +22,7 @@ setup(
             for source in sorted(Path("fastcable").rglob("_*.pyx"))
         ],
         language_level=3,
-    )
+        nthreads=cores,
+    ),
+    options={"build_ext": {"parallel": cores}},
 )
