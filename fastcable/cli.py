@@ -1,4 +1,4 @@
-"""The command line: `fastcable serve | publish | listen | config`.
+"""The command line: `fastcable serve | publish | listen | config | sign | token`.
 
 The arguments are read by hand, not with argparse: flags of the server come from the table of options, every error is
 one line that names the flag, and nothing of it stays in the memory of a serving process.
@@ -30,6 +30,8 @@ commands:
   publish   send a message, or each line of stdin, to the subscribers of a stream
   listen    print the messages of streams as they come, one JSON line each
   config    print the options in effect and where each came from, or only check them
+  sign      print the signed name of a stream
+  token     print a token for a client
 
   fastcable COMMAND --help tells more; fastcable --version prints the version.
 
@@ -228,6 +230,10 @@ def _config(arguments: Sequence[str]) -> int:
     loaded = _load(parsed)
     for warning in loaded.warnings:
         complain(f"warning: {warning}")
+    if loaded.settings.auth == "jwt":
+        from fastcable.tokens import TokenVerifier
+
+        TokenVerifier.configured(loaded.settings)  # its key files, too, must be good
     return say("ok\n" if "--check" in parsed.switches else effective(loaded))
 
 
@@ -256,7 +262,7 @@ def effective(loaded: Loaded) -> str:
         shown = option.kind.show(value)
         if isinstance(value, tuple):
             toml = f"[{', '.join(orjson.dumps(entry).decode() for entry in value)}]"
-        elif isinstance(value, float) or (isinstance(value, int) and shown.isdigit()):
+        elif isinstance(value, float | bool) or (isinstance(value, int) and shown.isdigit()):
             toml = shown
         else:
             toml = orjson.dumps(shown).decode()
@@ -361,4 +367,41 @@ def _utf8(name: str, word: str) -> str:
     return word
 
 
-COMMANDS = {"serve": _serve, "publish": _publish, "listen": _listen, "config": _config}
+# ---------------------------------------------------------------------------------------------------------------------
+# sign and token
+
+
+def _sign(arguments: Sequence[str]) -> int:
+    from fastcable import credentials
+
+    flags = [OPTIONS[name].flag for name in credentials.SIGNING_OPTIONS]
+    parsed = parse(arguments, ("--config", *flags))
+    if "--help" in parsed.switches:
+        return say(credentials.SIGN_HELP)
+    if len(parsed.words) != 1:
+        raise UsageError(f"sign: expected one STREAM, got {len(parsed.words)} arguments")
+    try:
+        return say(credentials.signed_name(_load(parsed).settings, parsed.words[0]) + "\n")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _token(arguments: Sequence[str]) -> int:
+    from fastcable import credentials
+
+    flags = [OPTIONS[name].flag for name in credentials.TOKEN_OPTIONS]
+    parsed = parse(arguments, ("--config", "--claims", "--ttl", "--streams", *flags))
+    if "--help" in parsed.switches:
+        return say(credentials.TOKEN_HELP)
+    if parsed.words:
+        raise UsageError(f"{parsed.words[0]!r}: unexpected argument")
+    claims, ttl, streams = (parsed.values.get(flag) for flag in ("--claims", "--ttl", "--streams"))
+    try:
+        return say(credentials.token(_load(parsed).settings, claims, ttl, streams) + "\n")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+COMMANDS = {
+    "serve": _serve, "publish": _publish, "listen": _listen, "config": _config, "sign": _sign, "token": _token,
+}

@@ -13,6 +13,8 @@ from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 CONFIG_FILE = "fastcable.toml"
 OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL")  # not options, but ours
 FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js", "/_streams")
+STALE = 6  # seconds, of @rails/actioncable and @anycable/core
+SAFE_SECRET = 32  # bytes, those of an HMAC-SHA256 (RFC 7518 §3.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,11 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], config: str | Non
     _take_environment(sources, environ)
     for name, text in flags.items():
         sources.take(_FLAG, name, OPTIONS[name].flag, OPTIONS[name].kind.parse, text)
+    _derive_keys(sources)
     settings = Settings(**sources.values)  # type: ignore[arg-type]
     _check_paths(settings, sources)
     _check_socket(settings, sources)
+    _check_keys(settings, sources)
     return Loaded(settings, sources.origins, [*sources.warnings, *_doubts(settings, sources)])
 
 
@@ -123,6 +127,24 @@ def _take_environment(sources: _Sources, environ: Mapping[str, str]) -> None:
             sources.warnings.append(f"{shown}: unknown variable{did_you_mean(variable, options, PREFIX)}")
 
 
+def _derive_keys(sources: _Sources) -> None:
+    """What `secret` stands for where nothing else is given, as with AnyCable."""
+    secret = sources.values.get("secret")
+    if not isinstance(secret, str):
+        return
+    from fastcable.signing import bearer_key
+
+    derived: dict[str, tuple[object, tuple[str, ...]]] = {
+        "broadcast_key": (bearer_key(secret, "broadcast-cable"), ("broadcast_key",)),
+        "turbo_secret": ((secret,), ("turbo_secret", "secret_key_base")),
+        "jwt_secret": ((secret,), ("jwt_secret", "jwt_public_key")),
+    }
+    for name, (value, instead) in derived.items():
+        if sources.values.keys().isdisjoint(instead):
+            sources.values[name] = value
+            sources.origins[name] = f"secret of {sources.origins['secret']}"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What concerns more than one option
 
@@ -146,6 +168,20 @@ def _check_socket(settings: Settings, sources: _Sources) -> None:
             raise sources.error(name, f"cannot be combined with uds (from {sources.origins['uds']})")
 
 
+def _check_keys(settings: Settings, sources: _Sources) -> None:
+    """What is asked of clients must be possible to give, and what opens a way must not open it for everybody."""
+    if settings.auth == "jwt" and not (settings.jwt_secret or settings.jwt_public_key):
+        raise sources.error("auth", "jwt needs a jwt_secret or a jwt_public_key")
+    if settings.signed_streams == "required":
+        if not (settings.turbo_secret or settings.secret_key_base):
+            raise sources.error("signed_streams", "required needs a turbo_secret or a secret_key_base")
+        if settings.public_streams:
+            raise sources.error("public_streams", "true cannot be combined with signed_streams = required")
+    if settings.jwt_cookie and not settings.allowed_origins:
+        raise sources.error("jwt_cookie", "needs allowed_origins: browsers send cookies with the connections of every "
+                                          "site's pages")
+
+
 def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
     """Warnings: what is allowed, but hardly meant."""
     local = settings.uds is not None or all(map(is_loopback, settings.host))
@@ -158,9 +194,21 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
         host, _ = split_address(settings.broadcast_listen)
         if not is_loopback(host):
             yield "broadcast_listen is open to other machines, but without a broadcast_key only this one may publish"
+    for name in ("jwt_secret", "jwt_public_key", "jwt_audience", "jwt_cookie"):
+        if settings.auth == "none" and sources.ranks[name]:
+            yield f"{name} is set, but auth is none: nobody is asked for a token (auth = jwt does)"
+    for name in ("secret", "turbo_secret", "jwt_secret"):
+        secrets = getattr(settings, name) or ()
+        if sources.ranks[name] and any(len(secret.encode()) < SAFE_SECRET
+                                       for secret in ([secrets] if isinstance(secrets, str) else secrets)):
+            yield (f"{name} is shorter than {SAFE_SECRET} bytes: it can be guessed from what it signs "
+                   "(openssl rand -hex 32 makes a good one)")
     if settings.idle_timeout and not settings.ping_interval:
         yield (f"ping_interval is 0: clients that only listen are closed after the idle_timeout "
                f"of {settings.idle_timeout:g} s")
     elif settings.idle_timeout and settings.idle_timeout <= 1.5 * settings.ping_interval:
         yield (f"idle_timeout ({settings.idle_timeout:g} s) is not greater than one and a half ping_interval "
                f"({settings.ping_interval:g} s): clients that only listen may be closed before they are pinged")
+    if not 0 < settings.actioncable_ping_interval < STALE:
+        yield (f"actioncable_ping_interval is {settings.actioncable_ping_interval:g}: Action Cable's clients give a "
+               f"connection up after {STALE} s without a ping")

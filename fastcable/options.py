@@ -140,6 +140,26 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Boolean:
+    """Yes or no."""
+
+    unit: str = "true|false"
+
+    def parse(self, text: str) -> bool:
+        if text not in ("true", "false"):
+            raise Wrong(f"expected true or false, got {quoted(text)}")
+        return text == "true"
+
+    def accept(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise Wrong(f"expected true or false, got {_type_name(value)}")
+        return value
+
+    def show(self, value: object) -> str:
+        return "true" if value else "false"
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A string that `check` has found good; it may put it into its usual form."""
 
@@ -169,6 +189,7 @@ class Texts:
 
     unit: str
     check: Callable[[str], str]
+    secret: bool = False
 
     def parse(self, text: str) -> tuple[str, ...]:
         return self._checked(entry.strip() for entry in text.split(","))
@@ -187,14 +208,15 @@ class Texts:
                 raise Wrong("must not have an empty entry")
             good = self.check(entry)
             if good in checked:
-                raise Wrong(f"names {quoted(good)} twice")
+                raise Wrong(f"names {'a secret' if self.secret else quoted(good)} twice")
             checked.append(good)
         if not checked:
             raise Wrong("must not be empty (leave it out to have the default)")
         return tuple(checked)
 
     def show(self, value: object) -> str:
-        return ",".join(cast("tuple[str, ...]", value)) or "-"
+        entries = cast("tuple[str, ...]", value)
+        return ",".join("********" if self.secret else entry for entry in entries) or "-"
 
 
 # Checks of strings
@@ -285,6 +307,38 @@ def socket_path(text: str) -> str:
 def bearer_key(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise Wrong("must be printable ASCII without spaces or line ends")
+    return text
+
+
+def secret_text(text: str) -> str:
+    """A secret whose UTF-8 is a key. What is wrong with it is told without any of it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Wrong("must be valid UTF-8") from None
+    if re.search("-----BEGIN|^(ssh|ecdsa)-|\"kty\"", text):
+        raise Wrong("is a key for asymmetric algorithms, which is no secret (for tokens, give the file of the public "
+                    "key as jwt_public_key)")
+    if re.search("[\0-\x1f\x7f]", text):
+        raise Wrong("must not contain line ends or other control characters")
+    return text
+
+
+def file_path(text: str) -> str:
+    if not text.isprintable():
+        raise Wrong(f"must be a printable path, got {quoted(text)}")
+    return text
+
+
+def cookie_name(text: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):  # RFC 6265 §4.1.1
+        raise Wrong(f"must be the name of a cookie, got {quoted(text)}")
+    return text
+
+
+def audience(text: str) -> str:
+    if not text.isprintable():
+        raise Wrong(f"must be printable, got {quoted(text)}")
     return text
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 from fastcable.options import (
     KIB,
     MIB,
+    Boolean,
     Choice,
     Kind,
     Number,
@@ -21,10 +22,14 @@ from fastcable.options import (
     Text,
     Texts,
     address,
+    audience,
     bearer_key,
+    cookie_name,
     either,
+    file_path,
     host_name,
     origin,
+    secret_text,
     socket_path,
     url_path,
 )
@@ -38,10 +43,13 @@ class SettingsError(Exception):
     """One line for the user: where the option came from, its name, what is wrong with it."""
 
 
+def _secret(kind: Kind) -> bool:
+    return isinstance(kind, Text | Texts) and kind.secret
+
+
 def _option(default: _T, kind: Kind, help: str, group: str = "") -> _T:
     """Declare an option. `group` opens a section of `--help`, which goes on until the next one."""
-    secret = isinstance(kind, Text) and kind.secret
-    return field(default=default, repr=not secret, metadata={"kind": kind, "help": help, "group": group})
+    return field(default=default, repr=not _secret(kind), metadata={"kind": kind, "help": help, "group": group})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +67,9 @@ class Settings:
         (), Texts("ORIGINS", origin),
         "pages that may connect: exact origins, https://*.example.com for any subdomain; all when left out")
 
+    default_protocol: str = _option(
+        "simple", Choice(("simple", "actioncable")), "what is spoken with clients that offer no subprotocol")
+
     broadcast_path: str = _option(
         "/_broadcast", Text("PATH", url_path), "where applications post messages", group="Publishing")
     broadcast_listen: str | None = _option(
@@ -69,8 +80,39 @@ class Settings:
     fanout_threads: int = _option(
         2, Number(1, 16),
         "threads that share a broadcast to thousands of clients, at most one for each core; 1: none but the loop's")
+    secret: str | None = _option(
+        None, Text("SECRET", secret_text, secret=True),
+        "AnyCable's secret: where they are not set, broadcast_key, turbo_secret and jwt_secret come from it")
+
+    turbo_secret: tuple[str, ...] = _option(
+        (), Texts("SECRETS", secret_text, secret=True),
+        "Turbo's signed_stream_verifier_key, or AnyCable's streams secret; of several the first signs and all verify",
+        group="Signed streams")
+    secret_key_base: tuple[str, ...] = _option(
+        (), Texts("SECRETS", secret_text, secret=True),
+        "the Rails application's secret_key_base, from which Turbo makes its key where it is given no other")
+    secret_key_base_digest: str = _option(
+        "sha256", Choice(("sha256", "sha1")), "how Rails makes keys from it; sha1 before load_defaults 7.0")
+    signed_streams: str = _option(
+        "off", Choice(("off", "required")), "required: clients of the simple protocol subscribe by signed names only")
+    public_streams: bool = _option(
+        False, Boolean(), "Action Cable's clients may subscribe to any stream by its name, with the channel $pubsub")
+
+    auth: str = _option("none", Choice(("none", "jwt")), "jwt: clients must bring a valid token", group="Tokens")
+    jwt_secret: tuple[str, ...] = _option(
+        (), Texts("SECRETS", secret_text, secret=True), "takes tokens signed with it by HS256, HS384 or HS512")
+    jwt_public_key: tuple[str, ...] = _option(
+        (), Texts("FILES", file_path), "takes tokens whose RS256 or ES256 signatures this public key (PEM) verifies")
+    jwt_audience: tuple[str, ...] = _option(
+        (), Texts("NAMES", audience),
+        "takes tokens for one of these only (aud); when left out, tokens for any audience are refused")
+    jwt_require_exp: bool = _option(True, Boolean(), "refuses tokens that never expire (exp)")
+    jwt_cookie: str | None = _option(
+        None, Text("NAME", cookie_name), "takes a token from this cookie, too; needs allowed_origins")
 
     ping_interval: float = _option(30.0, Seconds(), "time between pings to each client", group="Times")
+    actioncable_ping_interval: float = _option(
+        3.0, Seconds(), "time between pings to each client of Action Cable, which waits 6 s for one")
     idle_timeout: float = _option(60.0, Seconds(), "a client that sends nothing for this long is closed")
     write_timeout: float = _option(10.0, Seconds(), "a client that takes no bytes for this long is cut off")
     handshake_timeout: float = _option(10.0, Seconds(), "time for a request to arrive whole")
@@ -120,7 +162,7 @@ class Option:
 
     @property
     def secret(self) -> bool:
-        return isinstance(self.kind, Text) and self.kind.secret
+        return _secret(self.kind)
 
     @property
     def flag(self) -> str:

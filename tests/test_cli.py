@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -44,7 +45,8 @@ def test_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"fastcable {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["config"], ["publish"], ["listen"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["config"], ["publish"], ["listen"], ["sign"], ["token"]], ids=" ".join)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help(command: list[str], flag: str) -> None:
     done = fastcable(*command, flag)
@@ -76,7 +78,8 @@ def test_help_into_a_closed_pipe_is_quiet() -> None:
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    heavy = "argparse ssl http.client tomllib asyncio uvloop json difflib textwrap fastcable.server fastcable.client"
+    heavy = ("argparse ssl http.client tomllib asyncio uvloop json difflib textwrap hashlib hmac fastcable.server "
+             "fastcable.client fastcable.credentials fastcable.tokens")
     program = f"import sys, fastcable.cli; sys.exit(' '.join(sorted(set({heavy.split()}) & set(sys.modules))) or 0)"
     done = subprocess.run([sys.executable, "-c", program], env={**CLEAN, "PYTHONPATH": ROOT}, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -88,7 +91,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "expected a command: serve, publish, listen, config (fastcable --help tells more)"),
+        ("", "expected a command: serve, publish, listen, config, sign, token (fastcable --help tells more)"),
         ("srve", "srve: unknown command (did you mean serve?)"),
         ("xyz", "xyz: unknown command"),
         ("--port 3000 serve", "--port: unknown option or before its command"),
@@ -181,9 +184,12 @@ def test_config_prints_a_file_that_gives_the_same_options() -> None:
     flags = {
         "host": "::", "port": "0", "allowed_origins": "https://a,https://*.b.c", "max_connections": "5",
         "broadcast_listen": "[::1]:3001", "ping_interval": "0.25", "max_message_size": "100",
+        "public_streams": "true", "jwt_require_exp": "false",
     }  # fmt: skip
     printed = fastcable("config", *(f"{OPTIONS[name].flag}={text}" for name, text in flags.items())).stdout
-    assert len(tomllib.loads(printed)) == len(OPTIONS) - 2  # uds and broadcast_key are not set
+    unset = printed.count(" is not set ")
+    assert unset == 9  # uds, and keys
+    assert len(tomllib.loads(printed)) == len(OPTIONS) - unset
     Path("printed.toml").write_text(printed)
     assert load({}, {}, "printed.toml").settings == load(flags, {}).settings
 
@@ -197,6 +203,24 @@ def test_config_masks_the_key(source: str) -> None:
         env={"FASTCABLE_BROADCAST_KEY": "hunter2"} if source == "variable" else None)  # fmt: skip
     assert "# broadcast_key = ********" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["secret", "turbo_secret", "secret_key_base", "jwt_secret"])
+def test_config_masks_secrets_and_what_comes_from_them(name: str) -> None:
+    Path("fastcable.toml").write_text(f'{name} = "hunter2"')
+    done = fastcable("config")
+    assert f"# {name} = ********" in done.stdout
+    if name == "secret":
+        assert re.search(r"^# broadcast_key = \*{8} +# secret of fastcable\.toml$", done.stdout, re.MULTILINE)
+    assert "hunter2" not in done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == len(OPTIONS)
+
+
+def test_config_looks_into_key_files() -> None:
+    flags = ["--auth=jwt", "--jwt-public-key=key.pem"]
+    for done in (fastcable("config", "--check", *flags), fastcable("config", *flags)):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "jwt_public_key: key.pem: No such file or directory\n"
 
 
 def test_config_check() -> None:

@@ -140,6 +140,9 @@ def test_longest_socket_path(length: int) -> None:
 # --- every error message ----------------------------------------------------------------------------------------------
 
 T = "fastcable.toml: "
+CONTROLS = "must not contain line ends or other control characters"
+ASYMMETRIC = ("is a key for asymmetric algorithms, which is no secret (for tokens, give the file of the public key as "
+              "jwt_public_key)")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ T = "fastcable.toml: "
         ("max-batch = 1", T + "max-batch: unknown option (did you mean max_batch?)"),
         ("zzz = 1", T + "zzz: unknown option"),
         ('"a\\nb" = 1', T + "'a\\nb': unknown option"),
-        ("[streams]\nx = 1", T + "streams: unknown table"),
+        ("[rooms]\nx = 1", T + "rooms: unknown table"),
         ("[port]\nx = 1", T + "port: expected a whole number, got a table"),
         ('port = "3000"', T + "port: expected a whole number, got a string"),
         ("port = true", T + "port: expected a whole number, got a boolean"),
@@ -164,6 +167,13 @@ T = "fastcable.toml: "
         ("ping_interval = inf", T + "ping_interval: expected seconds, such as 30 or 0.5, got inf"),
         ("ping_interval = 07:32:00", T + "ping_interval: expected seconds, such as 30 or 0.5, got a date or time"),
         ("ping_interval = -0.5", T + "ping_interval: must be 0 to 86400, got -0.5"),
+        ("public_streams = 1", T + "public_streams: expected true or false, got a whole number"),
+        ('jwt_require_exp = "true"', T + "jwt_require_exp: expected true or false, got a string"),
+        ('turbo_secret = ["a", 1]', T + "turbo_secret: expected an array of strings, got an array with other things"),
+        ("turbo_secret = []", T + "turbo_secret: must not be empty (leave it out to have the default)"),
+        ('jwt_secret = ["hunter2", "hunter2"]', T + "jwt_secret: names a secret twice"),
+        ('jwt_secret = "hunter2\\n"', T + f"jwt_secret: {CONTROLS}"),
+        ('jwt_secret = """-----BEGIN PUBLIC KEY-----\nAAAA"""', T + f"jwt_secret: {ASYMMETRIC}"),
         ("log_level = 1", T + "log_level: expected debug, info, warning or error, got a whole number"),
         ("host = 1", T + "host: expected an array of strings, got a whole number"),
         ("host = [1]", T + "host: expected an array of strings, got an array with other things"),
@@ -216,6 +226,31 @@ def test_errors_of_a_file(toml: str | bytes, expected: str) -> None:
         ("broadcast_listen", "a:65536", "must be 0 to 65535, got 65536"),
         ("broadcast_listen", "::1:3001", "expected HOST:PORT, such as 127.0.0.1:3001 or [::1]:3001, got '::1:3001'"),
         ("broadcast_listen", "[a]:1", "expected HOST:PORT, such as 127.0.0.1:3001 or [::1]:3001, got '[a]:1'"),
+        ("default_protocol", "rails", "expected simple or actioncable, got 'rails'"),
+        ("auth", "jtw", "expected none or jwt, got 'jtw' (did you mean jwt?)"),
+        ("signed_streams", "on", "expected off or required, got 'on'"),
+        ("secret_key_base_digest", "sha512", "expected sha256 or sha1, got 'sha512' (did you mean sha1?)"),
+        *(("public_streams", bad, f"expected true or false, got '{bad}'") for bad in ("", "1", "True", "yes", " true")),
+        ("secret", "", "must not be empty (leave it out to have none)"),
+        *(
+            (name, bad, expected)
+            for name in ("secret", "turbo_secret", "secret_key_base", "jwt_secret")
+            for bad, expected in (
+                ("hunter2\n", CONTROLS), ("hunter\t2", CONTROLS), ("\x7f", CONTROLS), ("\0", CONTROLS),
+                ("hunter2\udcff", "must be valid UTF-8"),
+                ("-----BEGIN PUBLIC KEY-----", ASYMMETRIC), ("MIIB -----BEGIN RSA PRIVATE KEY-----", ASYMMETRIC),
+                ("ssh-rsa AAAA", ASYMMETRIC), ("ecdsa-sha2-nistp256 AAAA", ASYMMETRIC), ('{"kty":"RSA"}', ASYMMETRIC),
+            ) if not bad.endswith("\n") or name == "secret"  # white space around an entry of a list is none of it
+        ),
+        ("jwt_secret", "a,", "must not have an empty entry"),
+        ("jwt_secret", "hunter2,hunter2", "names a secret twice"),
+        ("jwt_public_key", "a\nb", "must be a printable path, got 'a\\nb'"),
+        ("jwt_public_key", "a,a", "names 'a' twice"),
+        ("jwt_audience", "a\nb", "must be printable, got 'a\\nb'"),
+        ("jwt_cookie", "a b", "must be the name of a cookie, got 'a b'"),
+        ("jwt_cookie", "a=b", "must be the name of a cookie, got 'a=b'"),
+        ("jwt_cookie", "é", "must be the name of a cookie, got 'é'"),
+        ("jwt_cookie", "", "must not be empty (leave it out to have none)"),
         ("broadcast_key", "", "must not be empty (leave it out to have none)"),
         ("broadcast_key", "secret\n", "must be printable ASCII without spaces or line ends"),
         ("broadcast_key", "two words", "must be printable ASCII without spaces or line ends"),
@@ -321,9 +356,87 @@ def test_uds_replaces_a_lower_host_and_port_and_contradicts_others(
         assert complaint(toml, environ, **flags) == fault
 
 
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+SAFE = "0123456789abcdef" * 2
+COOKIE = "needs allowed_origins: browsers send cookies with the connections of every site's pages"
+
+
+def test_secrets_of_all_sources() -> None:
+    for loaded in (
+        configured(f'jwt_secret = ["{SAFE}", "a,b"]\npublic_streams = true', jwt_require_exp="false"),
+        configured(f'jwt_secret = ["{SAFE}", "a,b"]', public_streams="true", jwt_require_exp="false"),
+    ):
+        settings = loaded.settings
+        assert settings.jwt_secret == (SAFE, "a,b")
+        assert (settings.public_streams, settings.jwt_require_exp) == (True, False)
+    Path("fastcable.toml").unlink()
+    assert configured(turbo_secret=f"{SAFE}, b").settings.turbo_secret == (SAFE, "b")
+    assert configured('turbo_secret = "a, b"').settings.turbo_secret == ("a, b",)
+
+
+BROADCAST = "42923a28b760e667fc92f7c6123bb07a282822b329dd2ef48e7aee7830d98485"
+
+
+def test_what_comes_from_the_secret_of_anycable() -> None:
+    loaded = configured(secret="qwerty")
+    settings = loaded.settings
+    assert (settings.broadcast_key, settings.turbo_secret, settings.jwt_secret) == (BROADCAST, ("qwerty",), ("qwerty",))
+    for name in ("broadcast_key", "turbo_secret", "jwt_secret"):
+        assert loaded.origins[name] == "secret of --secret"
+    assert "qwerty" not in repr(loaded)
+
+
+@pytest.mark.parametrize(("given", "not_derived"), [
+    ({"broadcast_key": "k"}, "broadcast_key"), ({"turbo_secret": "k"}, "turbo_secret"),
+    ({"secret_key_base": "k"}, "turbo_secret"), ({"jwt_secret": "k"}, "jwt_secret"),
+    ({"jwt_public_key": "k.pem"}, "jwt_secret"),
+])
+def test_what_is_given_itself_does_not_come_from_the_secret(given: dict[str, str], not_derived: str) -> None:
+    derived = {"broadcast_key": BROADCAST, "turbo_secret": ("qwerty",), "jwt_secret": ("qwerty",)}
+    loaded = configured(None, {"FASTCABLE_SECRET": "qwerty"}, **given)
+    for name, value in derived.items():
+        assert (getattr(loaded.settings, name) == value) == (name != not_derived)
+        assert (loaded.origins[name] == "secret of FASTCABLE_SECRET") == (name != not_derived)
+
+
+@pytest.mark.parametrize(
+    ("toml", "flags", "fault"),
+    [
+        ('auth = "jwt"', {}, T + "auth: jwt needs a jwt_secret or a jwt_public_key"),
+        (None, {"auth": "jwt"}, "--auth: jwt needs a jwt_secret or a jwt_public_key"),
+        (None, {"auth": "jwt", "turbo_secret": "x"}, "--auth: jwt needs a jwt_secret or a jwt_public_key"),
+        ('auth = "jwt"', {"jwt_secret": "x"}, None),
+        ('auth = "jwt"', {"jwt_public_key": "x"}, None),
+        ('auth = "jwt"', {"secret": "x"}, None),
+        (None, {"signed_streams": "required"},
+         "--signed-streams: required needs a turbo_secret or a secret_key_base"),
+        (None, {"signed_streams": "required", "jwt_secret": "x"},
+         "--signed-streams: required needs a turbo_secret or a secret_key_base"),
+        (None, {"signed_streams": "required", "turbo_secret": "x"}, None),
+        (None, {"signed_streams": "required", "secret_key_base": "x"}, None),
+        (None, {"signed_streams": "required", "secret": "x"}, None),
+        ("public_streams = true", {"signed_streams": "required", "secret": "x"},
+         T + "public_streams: true cannot be combined with signed_streams = required"),
+        ("public_streams = true", {"secret": "x"}, None),
+        ('jwt_cookie = "jwt"', {}, T + f"jwt_cookie: {COOKIE}"),
+        (None, {"jwt_cookie": "jwt", "auth": "jwt", "jwt_secret": "x"}, f"--jwt-cookie: {COOKIE}"),
+        (None, {"jwt_cookie": "jwt", "allowed_origins": "https://example.com"}, None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_keys_that_are_needed(toml: str | None, flags: dict[str, str], fault: str | None) -> None:
+    if fault is None:
+        configured(toml, None, **flags)
+    else:
+        assert complaint(toml, None, **flags) == fault
+
+
 # --- warnings ---------------------------------------------------------------------------------------------------------
 
 ORIGINS = "allowed_origins is not set: pages of every site may connect"
+UNASKED = "{} is set, but auth is none: nobody is asked for a token (auth = jwt does)"
+SHORT = ("{} is shorter than 32 bytes: it can be guessed from what it signs (openssl rand -hex 32 makes a good one)")
 KEYLESS = "broadcast_listen is open to other machines, but without a broadcast_key only this one may publish"
 
 
@@ -352,6 +465,22 @@ KEYLESS = "broadcast_listen is open to other machines, but without a broadcast_k
         ({}, {"ping_interval": "0"}, ["ping_interval is 0: clients that only listen are closed after the idle_timeout "
                                       "of 60 s"]),
         ({}, {"ping_interval": "0", "idle_timeout": "0"}, []),
+        ({}, {"actioncable_ping_interval": "5.9"}, []),
+        *(({}, {"actioncable_ping_interval": bad}, [f"actioncable_ping_interval is {bad}: Action Cable's clients give "
+                                                    "a connection up after 6 s without a ping"]) for bad in ("6", "0")),
+        ({}, {"jwt_secret": SAFE}, [UNASKED.format("jwt_secret")]),
+        ({}, {"jwt_public_key": "x"}, [UNASKED.format("jwt_public_key")]),
+        ({}, {"jwt_audience": "x"}, [UNASKED.format("jwt_audience")]),
+        ({}, {"jwt_cookie": "x", "allowed_origins": "https://a"}, [UNASKED.format("jwt_cookie")]),
+        ({}, {"auth": "jwt", "jwt_secret": SAFE}, []),
+        ({}, {"auth": "jwt", "jwt_secret": SAFE[1:]}, [SHORT.format("jwt_secret")]),
+        ({}, {"auth": "jwt", "jwt_secret": SAFE + ",x"}, [SHORT.format("jwt_secret")]),
+        ({}, {"auth": "jwt", "jwt_secret": "é" * 16}, []),
+        ({}, {"turbo_secret": SAFE}, []),
+        ({}, {"turbo_secret": SAFE[1:]}, [SHORT.format("turbo_secret")]),
+        ({}, {"secret": SAFE}, []),
+        ({}, {"secret": SAFE[1:]}, [SHORT.format("secret")]),
+        ({}, {"secret_key_base": "x"}, []),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip

@@ -11,7 +11,9 @@ LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
      "_threads", "retained"),
-    ("settings", "origins", "_handshake", "_request", "chunked"),
+    ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
+    ("tokens",),
+    ("token_places", "credentials"),
     ("configuration", "listeners", "client.endpoint", "client.errors", "client.answer", "client.websocket"),
     ("client.messages", "client.connection"),
     ("client.kept",),

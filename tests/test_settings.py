@@ -17,8 +17,13 @@ def test_defaults_are_those_of_the_manual() -> None:
     assert {field.name: getattr(settings, field.name) for field in fields(settings)} == {
         "host": ("localhost",), "port": 3000, "uds": None, "backlog": 4096,
         "cable_path": "/cable", "broadcast_path": "/_broadcast", "broadcast_listen": None, "broadcast_key": None,
-        "allowed_origins": (), "fanout_threads": 2,
-        "ping_interval": 30, "idle_timeout": 60, "write_timeout": 10, "handshake_timeout": 10,
+        "allowed_origins": (), "default_protocol": "simple", "fanout_threads": 2, "secret": None,
+        "turbo_secret": (), "secret_key_base": (), "secret_key_base_digest": "sha256",
+        "signed_streams": "off", "public_streams": False,
+        "auth": "none", "jwt_secret": (), "jwt_public_key": (), "jwt_audience": (), "jwt_require_exp": True,
+        "jwt_cookie": None,
+        "ping_interval": 30, "actioncable_ping_interval": 3,
+        "idle_timeout": 60, "write_timeout": 10, "handshake_timeout": 10,
         "keepalive_timeout": 75, "close_timeout": 5, "drain_timeout": 2,
         "max_message_size": 131_072, "max_broadcast_size": 1_048_576, "max_batch": 1000,
         "max_header_bytes": 16_384, "max_headers": 100, "max_fragments": 4096, "max_errors": 32,
@@ -43,8 +48,16 @@ def test_settings_are_frozen_and_without_dict() -> None:
         settings.port = 1  # type: ignore[misc]
 
 
-def test_the_key_is_not_in_the_repr() -> None:
-    assert "hunter2" not in repr(Settings(broadcast_key="hunter2"))
+SECRETS = {"broadcast_key", "secret", "turbo_secret", "secret_key_base", "jwt_secret"}
+
+
+def test_secrets_are_not_in_the_repr_nor_shown() -> None:
+    assert {option.name for option in OPTIONS.values() if option.secret} == SECRETS
+    text = repr(Settings(broadcast_key="hunter2", secret="hunter2", turbo_secret=("hunter2",),
+                         secret_key_base=("hunter2",), jwt_secret=("hunter2", "hunter2")))
+    assert "hunter2" not in text
+    assert not any(name + "=" in text for name in SECRETS)
+    assert OPTIONS["jwt_secret"].kind.show(("hunter2", "hunter2")) == "********,********"
 
 
 def test_names_derived_from_an_option() -> None:
