@@ -272,7 +272,13 @@ def effective(loaded: Loaded) -> str:
             line = f"# {option.name} = {shown}" if option.secret else f"{option.name} = {toml}"
         lines.append((line, loaded.origins[option.name]))
     width = max(len(line) for line, _ in lines)
-    return "".join(f"{line:<{width}}  # {origin}\n" for line, origin in lines)
+    return "".join(
+        [f"{line:<{width}}  # {origin}\n" for line, origin in lines]
+        + [
+            f"\n[channels.{orjson.dumps(channel.name).decode()}]\nstream = {orjson.dumps(channel.stream).decode()}\n"
+            f"public = {str(channel.public).lower()}\n"
+            for channel in loaded.settings.channels
+        ])
 
 
 def options_help() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastcable.channels import read_channels
 from fastcable.options import Wrong, did_you_mean, is_loopback, quoted, split_address
 from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 
@@ -106,6 +107,12 @@ def _take_file(sources: _Sources, environ: Mapping[str, str], config: str | None
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
     for name, value in entries.items():
+        if name == "channels":
+            try:
+                sources.values[name] = read_channels(value)
+            except Wrong as error:
+                raise SettingsError(f"{path}: {error}") from None
+            continue
         option = OPTIONS.get(name)
         if option is None:
             what = "table" if isinstance(value, dict) else "option"
@@ -203,6 +210,9 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
                                        for secret in ([secrets] if isinstance(secrets, str) else secrets)):
             yield (f"{name} is shorter than {SAFE_SECRET} bytes: it can be guessed from what it signs "
                    "(openssl rand -hex 32 makes a good one)")
+    for channel in settings.channels:
+        if not channel.public:
+            yield f"channels.{channel.name} is not public: nobody may subscribe to it"
     if settings.idle_timeout and not settings.ping_interval:
         yield (f"ping_interval is 0: clients that only listen are closed after the idle_timeout "
                f"of {settings.idle_timeout:g} s")

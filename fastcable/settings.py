@@ -2,6 +2,7 @@
 
 Each field of `Settings` is the one declaration of its option. Made from it are the flag `--max-message-size`, the
 variable `FASTCABLE_MAX_MESSAGE_SIZE`, the key `max_message_size` of fastcable.toml, `--help` and the manual's table.
+Only `channels` is no option but tables of the file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+from fastcable.channels import Channel
 from fastcable.options import (
     KIB,
     MIB,
@@ -130,6 +132,8 @@ class Settings:
     max_connections: int | None = _option(
         None, Number(auto=True), "WebSocket connections; auto is the open-files limit less 128")
     max_subscriptions: int = _option(1024, Number(), "streams of one connection")
+    max_identifier_size: int = _option(
+        4 * KIB, Size(), "identifier of an Action Cable subscription; larger ones are rejected")
 
     max_pending_messages: int = _option(
         256, Number(), "messages that may wait for one client's socket", group="Slow clients")
@@ -148,6 +152,8 @@ class Settings:
     log_level: str = _option(
         "info", Choice(("debug", "info", "warning", "error")), "least serious messages to log", group="Logging")
     log_format: str = _option("text", Choice(("text", "json")), "form of the log on stderr")
+
+    channels: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,8 @@ class Option:
 def _declared() -> Iterable[Option]:
     group = ""
     for declared in fields(Settings):
+        if declared.name == "channels":
+            continue
         group = declared.metadata["group"] or group
         yield Option(declared.name, declared.default, declared.metadata["kind"], declared.metadata["help"], group)
 

@@ -194,6 +194,15 @@ def test_config_prints_a_file_that_gives_the_same_options() -> None:
     assert load({}, {}, "printed.toml").settings == load(flags, {}).settings
 
 
+def test_config_prints_the_channels_of_the_file() -> None:
+    table = '[channels."Live::Scores"]\nstream = "scores:{game}"\npublic = true\n\n[channels."a\\"b"]\nstream = "ab"\n'
+    Path("fastcable.toml").write_text(table)
+    printed = fastcable("config").stdout
+    assert printed.endswith(f"\n{table}public = false\n")
+    Path("printed.toml").write_text(printed)
+    assert load({}, {}, "printed.toml").settings == load({}, {}, "fastcable.toml").settings
+
+
 @pytest.mark.parametrize("source", ["flag", "variable", "file"])
 def test_config_masks_the_key(source: str) -> None:
     if source == "file":

@@ -11,6 +11,7 @@ LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
      "_threads", "retained"),
+    ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens",),
     ("token_places", "credentials"),

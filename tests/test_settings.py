@@ -27,10 +27,11 @@ def test_defaults_are_those_of_the_manual() -> None:
         "keepalive_timeout": 75, "close_timeout": 5, "drain_timeout": 2,
         "max_message_size": 131_072, "max_broadcast_size": 1_048_576, "max_batch": 1000,
         "max_header_bytes": 16_384, "max_headers": 100, "max_fragments": 4096, "max_errors": 32,
-        "max_connections": None, "max_subscriptions": 1024,
+        "max_connections": None, "max_subscriptions": 1024, "max_identifier_size": 4096,
         "max_pending_messages": 256, "max_pending_bytes": 1_048_576, "send_buffer": 65_536,
         "slow_consumer": "drop",
         "max_retained_bytes": 16_777_216, "retain_seconds": 3600.0, "log_level": "info", "log_format": "text",
+        "channels": (),
     }  # fmt: skip
 
 
