@@ -20,6 +20,7 @@ cdef class Cable:
     cdef readonly Py_ssize_t max_message_size
     cdef readonly Py_ssize_t max_fragments
     cdef Limits limits
+    cdef Limits strict_limits
     # Rooms
     cdef readonly Hub hub
     cdef public object heartbeat
@@ -66,10 +67,12 @@ cdef class Connection(Subscriber):
     cdef int enqueue(self, Group group, Chunk chunk) except -1
     cdef int flush(self) except -1
     cdef int left(self, Group group) except -1
+    cdef int ping_ahead(self, bytes frame) except -1
     cdef int pong(self, bytes payload) except -1
     cdef int closed_by_peer(self, int code) except -1
     cdef int leave(self, State state) except -1
     cdef int finish(self) except -1
     cdef int read_on(self) except -1
     cdef bint stalled(self, uint32_t allowance) except -1
+    cdef bytes last_words(self, int code, str reason)
     cpdef fail(self, int code, str reason)

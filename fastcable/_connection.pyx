@@ -20,7 +20,8 @@ Ending. There are four states:
       ├────peer's close frame, fail()────────────────────────────►   │
       └────EOF, reset, abort()─────────────────────────────────────────────────────────────► LOST
 
-In all but OPEN the connection is in no group and gets no ping. CLOSING waits `close_timeout` for the peer's close
+In all but OPEN the connection is in no group and gets no ping. Before our own close frame goes the dialect's farewell,
+if it has one. CLOSING waits `close_timeout` for the peer's close
 frame. LINGERING has shut down its sending side and throws away what arrives: closing a socket with unread input resets
 it, and the reset would eat our close frame (RFC 6455 §7.1.1).
 """
@@ -88,6 +89,7 @@ cdef class Cable:
         self.max_message_size = settings.max_message_size
         self.max_fragments = settings.max_fragments
         self.limits = Limits(settings)
+        self.strict_limits = Limits(settings, "close")
         self.hub = hub
         self.heartbeat = None
         self.closing = closing
@@ -195,7 +197,8 @@ cdef class Connection(Subscriber):
 
     def pause_writing(self):
         if self.outbox is None:
-            self.outbox = Outbox(self.cable.limits, self.cable.hub.counters)
+            self.outbox = Outbox(
+                self.cable.strict_limits if self.dialect.loses_silently else self.cable.limits, self.cable.hub.counters)
             self.outbox.progress = self.cable.now
             self.peer.fd = -1
             self.cable.blocked[self] = None
@@ -205,7 +208,7 @@ cdef class Connection(Subscriber):
         cdef Outbox outbox = self.outbox
         if self.state == LOST:
             return
-        outbox.writing_paused = False
+        outbox.writing_paused = outbox.pinged = False
         outbox.progress = self.cable.now
         self.flush()
         if outbox.writing_paused:
@@ -307,6 +310,14 @@ cdef class Connection(Subscriber):
         """Send a frame that nobody misses when the socket is full."""
         if self.outbox is None:
             self.write(frame)
+
+    cdef int ping_ahead(self, bytes frame) except -1:
+        """Send a frame to a blocked peer ahead of what waits for it, unless one before it is still on its way."""
+        if not self.outbox.pinged:
+            self.outbox.pinged = True
+            self.outbox.unsent += PyBytes_GET_SIZE(frame)  # no byte that the peer took
+            self.transport.write(frame)
+        return 0
 
     cdef int pong(self, bytes payload) except -1:
         if self.outbox is not None:
@@ -418,7 +429,7 @@ cdef class Connection(Subscriber):
         if self.state != OPEN:  # or no longer: that was too much for a slow one
             return
         self.leave(CLOSING)
-        self.write(encode_close(code, reason))
+        self.write(self.last_words(code, reason))
         self.cable.closing.add(self, self.cable.clock())
 
     cpdef fail(self, int code, str reason):
@@ -428,9 +439,14 @@ cdef class Connection(Subscriber):
         if self.state == OPEN:
             self.leave(LINGERING)
             self.drop_waiting()
-            self.write(encode_close(code, reason))
+            self.write(self.last_words(code, reason))
         self.state = LINGERING
         self.finish()
+
+    cdef bytes last_words(self, int code, str reason):
+        farewell = self.dialect.farewell(code, reason)
+        close = encode_close(code, reason)
+        return close if farewell is None else encode_frame(TEXT, farewell) + close
 
     def close_slow(self):
         """Close a connection that does not keep up, without what waits for it."""

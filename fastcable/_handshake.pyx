@@ -19,6 +19,13 @@ cdef bytes _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 cdef bytes _UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
 cdef bytes _ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n" + _UPGRADE + b"Sec-WebSocket-Accept: "
 
+cdef dict _ACTIONCABLE = {  # of @rails/actioncable or not, with an answer to pings or not
+    (False, False): "actioncable",
+    (False, True): "actioncable+pong",
+    (True, False): "actioncable+stock",
+    (True, True): "actioncable+stock+pong",
+}
+
 
 cdef class Accept:
     def __init__(self, bytes response not None, str dialect not None):
@@ -37,8 +44,17 @@ cdef class Refusal:
         self.message = message
 
 
-def negotiate(bytes offers not None):
-    return "simple", None
+cpdef negotiate(bytes offers):
+    cdef set tokens
+    if not offers:
+        return "default", None
+    tokens = {token.strip(b" \t") for token in offers.split(b",")} - {b""}
+    if not tokens:
+        return "default", None
+    return (
+        _ACTIONCABLE[b"actioncable-unsupported" in tokens, b"actioncable-ext-pong" in tokens],
+        b"actioncable-v1-json" if b"actioncable-v1-json" in tokens else None,
+    )
 
 
 cpdef check_origin(bytes origin, allowed_origins):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from fastcable._connection import Cable
 from fastcable._deadlines import Deadlines
 from fastcable._endpoints import Endpoints
+from fastcable._handshake import Accept
 from fastcable._request import HeadParser, Request
 from fastcable.chunked import ChunkedBody
 from fastcable.dialects import Dialect
@@ -19,7 +20,7 @@ class Site:
     keepalives: Deadlines
     lingering: Deadlines
     dialect: Dialect | None
-    """What the WebSockets speak."""
+    """What is spoken with clients that offer no subprotocol."""
     requests: set[HttpProtocol]
     """The open connections."""
     draining: bool
@@ -33,8 +34,10 @@ class Site:
         dialect: Dialect | None,
         max_connections: int,
         spare: int,
+        dialects: dict[str, Dialect] | None = None,
     ) -> None:
         """`clock` gives monotonic seconds; beyond `max_connections` WebSockets, `spare` connections may speak HTTP.
+        `dialects` are those that `negotiate` names, but for the default.
         Without a cable `opened`, `is_full` and `accept` are to be overridden."""
 
     def opened(self, protocol: HttpProtocol) -> bool:
@@ -46,7 +49,7 @@ class Site:
     def is_full(self) -> bool:
         """Whether no more WebSocket connections are taken."""
 
-    def accept(self, transport: asyncio.Transport, request: Request, response: bytes, rest: bytes) -> None:
+    def accept(self, transport: asyncio.Transport, request: Request, accept: Accept, rest: bytes) -> None:
         """Make a WebSocket connection of it: set its protocol, write the 101, then feed it `rest`."""
 
 class HttpProtocol(asyncio.Protocol):

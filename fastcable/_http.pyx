@@ -68,13 +68,14 @@ cdef class Site:
     cdef object clock
     cdef Cable cable
     cdef public object dialect
+    cdef dict dialects
     # State
     cdef readonly set requests
     cdef public bint draining
     cdef object turned_away
 
     def __init__(self, settings, clock, Deadlines lingering not None, Cable cable, dialect,
-                 Py_ssize_t max_connections, Py_ssize_t spare):
+                 Py_ssize_t max_connections, Py_ssize_t spare, dict dialects=None):
         self.settings = settings
         self.max_connections = max_connections
         self.spare = spare
@@ -84,6 +85,7 @@ cdef class Site:
         self.clock = clock
         self.cable = cable
         self.dialect = dialect
+        self.dialects = dialects
         self.requests = set()
         self.turned_away = Throttle()
 
@@ -100,8 +102,9 @@ cdef class Site:
     cpdef bint is_full(self) except -1:
         return self.cable.connections >= self.max_connections
 
-    cpdef accept(self, transport, Request request, bytes response, bytes rest):
-        Connection(self.cable, self.dialect, transport).open(response, rest)
+    cpdef accept(self, transport, Request request, Accept accept, bytes rest):
+        dialect = self.dialect if accept.dialect == "default" else self.dialects[accept.dialect]
+        Connection(self.cable, dialect, transport).open(accept.response, rest)
 
 
 cdef class HttpProtocol:
@@ -347,7 +350,7 @@ cdef class HttpProtocol:
         site.closed(self)
         if not transport.is_reading():
             transport.resume_reading()
-        site.accept(transport, request, accept.response, rest)
+        site.accept(transport, request, accept, rest)
         return 0
 
     cdef int write(self, bytes data) except -1:

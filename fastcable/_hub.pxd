@@ -7,6 +7,12 @@ cdef struct Subscription:
     uint64_t ticket  # from Group.join; 0 while the subscription is pending
 
 
+cdef enum Standing:
+    ABSENT
+    PENDING
+    LIVE
+
+
 cdef class Counters:
     cdef public uint64_t broadcasts
     cdef public uint64_t deliveries
@@ -25,6 +31,7 @@ cdef class Subscriber:
     cdef public uint32_t errors
 
     cdef Subscription* find(self, Group group) noexcept
+    cdef Subscription* find_key(self, object key) except? NULL
     cdef int hold(self, Group group, uint64_t ticket) except -1
     cdef void release(self, Subscription* subscription) noexcept
     cpdef answer(self, bytes text)
@@ -60,8 +67,7 @@ cdef class Hub:
     cdef readonly dict streams
     cdef readonly Counters counters
     cdef readonly object retained
-    cdef dict sockets  # socket id -> subscriber, of those who asked for one; and the other way round
-    cdef dict socket_ids
+    cdef public object socket_ids
     cdef public object broker
     cdef readonly object call_soon
     cdef object busy
@@ -73,6 +79,8 @@ cdef class Hub:
 
     cpdef bint subscribe(self, Subscriber subscriber, str name, object key) except -1
     cpdef unsubscribe(self, Subscriber subscriber, str name, object key)
+    cpdef int standing(self, Subscriber subscriber, object key) except -1
+    cpdef withdraw(self, Subscriber subscriber, object key)
     cpdef disconnected(self, Subscriber subscriber, bint settle)
     cpdef deliver(self, str name, bytes data, bint retain=*, str exclude=*)
     cdef int post(self, Group group, bytes data) except -1

@@ -29,8 +29,9 @@ from libc.stdint cimport int64_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import logging
-import os
 from collections import deque
+
+from fastcable.socket_ids import RandomSocketIds
 
 logger = logging.getLogger("fastcable")
 
@@ -79,6 +80,14 @@ cdef class Subscriber:
         cdef int i
         for i in range(self.held_count):
             if self.held[i].group == <void*>group:
+                return &self.held[i]
+        return NULL
+
+    cdef Subscription* find_key(self, object key) except? NULL:
+        """The subscription in a group of this key, whatever its stream; NULL: there is none."""
+        cdef int i
+        for i in range(self.held_count):
+            if (<Group>self.held[i].group).key == key:
                 return &self.held[i]
         return NULL
 
@@ -162,13 +171,13 @@ cdef class Stream:
 
 cdef class Hub:
     """All streams of one server. `call_soon(callback)` runs the callback in the next turn of the event loop;
-    `max_subscriptions` is per subscriber, 0 for no limit; `retained` keeps the streams' last values."""
+    `max_subscriptions` is per subscriber, 0 for no limit; `retained` keeps the streams' last values. `socket_ids` knows
+    the names by which a message may exclude a subscriber."""
 
     def __init__(self, object call_soon not None, Py_ssize_t max_subscriptions=0, retained=None):
         self.streams = {}
         self.retained = retained
-        self.sockets = {}
-        self.socket_ids = {}
+        self.socket_ids = RandomSocketIds()
         self.counters = Counters()
         self.broker = None
         self.call_soon = call_soon
@@ -258,6 +267,20 @@ cdef class Hub:
         if subscription is not NULL:
             self.leave(subscriber, subscription, True)
 
+    cpdef int standing(self, Subscriber subscriber, object key) except -1:
+        """Whether the subscription of this key is absent (0), pending (1) or live (2); for dialects in which a key tells
+        the stream, too."""
+        cdef Subscription* subscription = subscriber.find_key(key)
+        if subscription is NULL:
+            return ABSENT
+        return LIVE if subscription.ticket else PENDING
+
+    cpdef withdraw(self, Subscriber subscriber, object key):
+        """End the subscription of this key, if there is one; for the same dialects."""
+        cdef Subscription* subscription = subscriber.find_key(key)
+        if subscription is not NULL:
+            self.leave(subscriber, subscription, True)
+
     cpdef disconnected(self, Subscriber subscriber, bint settle):
         """End all subscriptions of one that is gone, or (`settle`) is going and first gets what was posted."""
         while subscriber.held_count:
@@ -265,8 +288,7 @@ cdef class Hub:
         PyMem_Free(subscriber.held)
         subscriber.held = NULL
         subscriber.held_capacity = 0
-        if self.socket_ids:
-            self.sockets.pop(self.socket_ids.pop(subscriber, None), None)
+        self.socket_ids.forget(subscriber)
 
     cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1:
         cdef Group group = <Group>subscription.group
@@ -291,12 +313,7 @@ cdef class Hub:
 
     def socket_id(self, Subscriber subscriber not None) -> str:
         """The name by which a message may exclude this subscriber, until it disconnects; nobody can guess it."""
-        socket = self.socket_ids.get(subscriber)
-        if socket is None:
-            socket = os.urandom(12).hex()
-            self.socket_ids[subscriber] = socket
-            self.sockets[socket] = subscriber
-        return socket
+        return self.socket_ids.id_of(subscriber)
 
     def publish(self, str stream not None, bytes data not None, bint retain=False, str exclude=None):
         """Broadcast one JSON value (its bytes, valid JSON) to a stream; raises what the broker raises.
@@ -310,18 +327,20 @@ cdef class Hub:
         """Post a message that came from the broker to this process's subscribers."""
         cdef Stream stream = <Stream>self.streams.get(name)
         cdef Group group
+        cdef Subscriber excluded
         self.counters.broadcasts += 1
         if retain and self.retained is not None:
             self.retained.keep(name, data)
         if stream is None:
             return
-        if exclude is None or exclude not in self.sockets:
+        excluded = None if exclude is None else self.socket_ids.find(exclude)
+        if excluded is None:
             for group in stream.groups.values():
                 self.post(group, data)
         else:
             # A copy: if what waited for the excluded one was too much, it is closed, and its group may be gone.
             for group in list(stream.groups.values()):
-                self.post_to_others(group, data, self.sockets.get(exclude))
+                self.post_to_others(group, data, excluded)
         if self.busy and not self.scheduled:
             self.scheduled = True
             self.call_soon(self.turn)
@@ -334,7 +353,7 @@ cdef class Hub:
         return 0
 
     cdef int post_to_others(self, Group group, bytes data, Subscriber excluded) except -1:
-        cdef Subscription* subscription = NULL if excluded is None else excluded.find(group)
+        cdef Subscription* subscription = excluded.find(group)
         cdef uint64_t ticket
         if subscription is NULL or subscription.ticket == 0:
             return self.post(group, data)
@@ -350,11 +369,6 @@ cdef class Hub:
         """How many subscribers of this stream are live on this process."""
         cdef Stream stream = <Stream>self.streams.get(name)
         return 0 if stream is None else stream.size()
-
-    @property
-    def named(self) -> int:
-        """How many subscribers have a socket id."""
-        return len(self.sockets)
 
     @property
     def idle(self) -> bool:

@@ -53,6 +53,7 @@ cdef class Outbox:
     cdef bint lifted
     cdef bytes pong
     cdef bint writing_paused
+    cdef bint pinged  # ahead of what waits, since the socket last took everything
     cdef bint reading_paused
     cdef size_t unsent
     cdef uint32_t progress

@@ -40,12 +40,12 @@ cdef class Chunk:
 
 
 cdef class Limits:
-    """What may wait for one subscriber (0 = any number), and what happens to more."""
+    """What may wait for one subscriber (0 = any number), and what happens to more: as `policy`, else as `slow_consumer` says."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, str policy=None):
         self.max_messages = settings.max_pending_messages or <size_t>-1
         self.max_bytes = settings.max_pending_bytes or <size_t>-1
-        self.policy = {"drop": DROP, "latest": LATEST, "close": TO_CLOSE}[settings.slow_consumer]
+        self.policy = {"drop": DROP, "latest": LATEST, "close": TO_CLOSE}[policy or settings.slow_consumer]
 
 
 cdef class Outbox:

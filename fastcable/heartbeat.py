@@ -18,7 +18,7 @@ def beat_seconds(settings: Settings) -> float:
     to a ping interval."""
     allowances = (
         settings.ping_interval, settings.idle_timeout, settings.write_timeout, settings.handshake_timeout,
-        settings.keepalive_timeout, settings.close_timeout,
+        settings.keepalive_timeout, settings.close_timeout, settings.actioncable_ping_interval,
     )
     beat = max(min([LONGEST_BEAT, *(seconds / 4 for seconds in allowances if seconds)]), 0.01)
     return settings.ping_interval / math.ceil(settings.ping_interval / beat) if settings.ping_interval else beat

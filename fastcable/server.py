@@ -27,7 +27,9 @@ from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
+from fastcable.channels import Authorizer
 from fastcable.cores import available_cores
+from fastcable.dialects._actioncable import variants
 from fastcable.dialects._simple import SimpleDialect
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.retained import Retained
@@ -62,13 +64,16 @@ class Server:
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)
         self.simple = SimpleDialect(self.hub, encoding, settings.max_errors)
+        dialects = variants(self.hub, encoding, Authorizer(settings.channels), settings.max_identifier_size)
+        default = self.simple if settings.default_protocol == "simple" else dialects["actioncable"]
         closing = Deadlines(settings.close_timeout)
         lingering = Deadlines(LINGER_SECONDS)
         self.cable = Cable(settings, self.hub, closing, lingering, loop.time)
-        self.heartbeat = Heartbeat(self.cable, self.simple.ping, beat_seconds(settings), settings)
-        self.cable.heartbeat = self.heartbeat
+        self.heartbeat = Heartbeat(
+            self.cable, self.simple.ping, beat_seconds(settings), settings, dialects["actioncable"].ping)
+        self.cable.heartbeat = self.hub.socket_ids = self.heartbeat
         self.site = Site(
-            settings, loop.time, lingering, self.cable, self.simple, self.max_connections, HTTP_DESCRIPTORS)
+            settings, loop.time, lingering, self.cable, default, self.max_connections, HTTP_DESCRIPTORS, dialects)
         self.requests = self.site.requests
         # State
         self.sockets: list[socket.socket] = []

@@ -33,6 +33,8 @@ UPGRADE = (
     b"GET /cable HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+CABLE_UPGRADE = UPGRADE[:-2] + b"Sec-WebSocket-Protocol: actioncable-v1-json, actioncable-unsupported\r\n\r\n"
+"""As @rails/actioncable does."""
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
 

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from fastcable.server import raise_descriptor_limit
-from tests.harness import CLOSE, PATIENCE, PING, TEXT, UPGRADE, frame
-
-PINGS = ((PING, b""), (TEXT, b'{"type":"ping"}'))
+from tests.harness import CABLE_UPGRADE, CLOSE, PATIENCE, PING, TEXT, UPGRADE, frame
 
 
 class Member:
@@ -68,7 +66,7 @@ class Member:
             self.body += data
             return
         found, self._buffer = split_frames(self._buffer + data)
-        self.frames += [each for each in found if each not in PINGS]
+        self.frames += [each for each in found if each[0] != PING and not each[1].startswith(b'{"type":"ping"')]
         if self.polite and found and found[-1][0] == CLOSE:
             with contextlib.suppress(OSError):
                 self.send(frame(CLOSE, found[-1][1][:2]))
@@ -105,6 +103,20 @@ class Swarm:
         for member in members:
             assert member.head.startswith(b"HTTP/1.1 101 "), member.head
             assert member.messages == subscribed
+            member.frames.clear()
+        return members
+
+    def connect_cable(self, count: int, *identifiers: str, receive_buffer: int = 0) -> list[Member]:
+        """Connect clients of Action Cable that have these subscriptions."""
+        commands = [json.dumps({"command": "subscribe", "identifier": each}).encode() for each in identifiers]
+        request = CABLE_UPGRADE + b"".join(frame(TEXT, command) for command in commands)
+        members = self.open(count, request, receive_buffer=receive_buffer)
+        self.run_until(lambda: all(len(member.frames) == 1 + len(identifiers) for member in members))
+        confirmed = [{"identifier": each, "type": "confirm_subscription"} for each in identifiers]
+        for member in members:
+            welcome, *answers = member.messages
+            assert welcome["type"] == "welcome"
+            assert answers == confirmed
             member.frames.clear()
         return members
 

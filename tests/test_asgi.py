@@ -20,9 +20,11 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from fastcable import BadData, BadStream, Refused, TooLarge
+from fastcable._texts import TextGroup
 from fastcable.asgi import CableMiddleware
 from fastcable.asgi.http import Peer, path_of
 from fastcable.asgi.types import Event, Receive, Scope, Send
+from fastcable.dialects._simple import SimpleDialect
 from fastcable.settings import SettingsError
 from tests.harness import PATIENCE, ApplicationProcess, message, subscribed
 
@@ -376,7 +378,7 @@ async def test_a_server_that_cancels_is_asked_to_close(server: Server) -> None:
 
 @scenario()
 async def test_what_fails_within_is_logged_and_closes(server: Server) -> None:
-    class Failing:
+    class Failing(SimpleDialect):
         def received(self, *arguments: object) -> None:
             raise RuntimeError("on purpose")
 
@@ -390,11 +392,10 @@ async def test_what_fails_within_is_logged_and_closes(server: Server) -> None:
     try:
         other = Server(server.app)
         dialects = server.app._cable.dialects
-        dialects["simple"], kept = Failing(), dialects["simple"]  # type: ignore[assignment]
-        dialects["simple"].opened = lambda subscriber: None  # type: ignore[method-assign]
+        dialects["default"], kept = Failing(server.app._cable.hub, TextGroup, 0), dialects["default"]
         await other.open()
         await other.next()
-        dialects["simple"] = kept
+        dialects["default"] = kept
         other.command(type="pong")
         assert await other.next() == {"type": "websocket.close", "code": 1011, "reason": "internal error"}
         await asyncio.wait_for(other.task, PATIENCE)

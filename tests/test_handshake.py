@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastcable._handshake import Accept, Refusal, accept_key, handshake
+from fastcable._handshake import Accept, Refusal, accept_key, handshake, negotiate
 from fastcable.origins import AllowedOrigins
 
 Headers = list[tuple[bytes, bytes]]
@@ -38,9 +38,9 @@ def with_(name: bytes, *values: bytes) -> Headers:
     return [*without(name), *((name, value) for value in values)]
 
 
-def assert_accepted(answer: Accept | Refusal) -> None:
+def assert_accepted(answer: Accept | Refusal, dialect: str = "default") -> None:
     assert isinstance(answer, Accept), answer
-    assert answer.dialect == "simple"
+    assert answer.dialect == dialect
     assert answer.response == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
@@ -69,8 +69,6 @@ def test_the_key_of_the_rfc_is_answered_as_in_the_rfc() -> None:
     pytest.param(with_(b"upgrade", b"h2c", b"websocket"), id="H11-upgrade-two-lines"),
     pytest.param(with_(b"content-length", b"0"), id="H8-empty-body"),
     pytest.param(with_(b"content-length", b"000"), id="H8-empty-body-zeros"),
-    pytest.param(with_(b"sec-websocket-protocol", b"evil\x80, b"), id="H19-unknown-subprotocols"),
-    pytest.param(with_(b"sec-websocket-protocol", b", ".join(b"p%d" % i for i in range(1000))), id="H19-1000"),
     pytest.param(with_(b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits"), id="H20-deflate"),
     pytest.param(with_(b"sec-websocket-extensions", b"permessage-deflate; server_max_window_bits=7"), id="H20-7-bits"),
     pytest.param(with_(b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits=abc"), id="H20-abc"),
@@ -80,6 +78,47 @@ def test_the_key_of_the_rfc_is_answered_as_in_the_rfc() -> None:
 ])
 def test_good_requests(headers: Headers) -> None:
     assert_accepted(ask(headers))
+
+
+OURS = b"actioncable-v1-json"
+TOKEN = b"anycable-token.eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
+
+
+@pytest.mark.parametrize(("offers", "dialect", "protocol"), [
+    pytest.param([], "default", None, id="nothing"),
+    pytest.param([b""], "default", None, id="empty"),
+    pytest.param([b" ,,\t, "], "default", None, id="empty-members"),
+    pytest.param([OURS], "actioncable", OURS, id="anycable-core"),
+    pytest.param([OURS + b", actioncable-unsupported"], "actioncable+stock", OURS, id="rails-actioncable"),
+    pytest.param([OURS + b",actioncable-unsupported,x"], "actioncable+stock", OURS, id="rails-actioncable-and-more"),
+    pytest.param([OURS, b"actioncable-unsupported"], "actioncable+stock", OURS, id="two-lines"),
+    pytest.param(
+        [OURS + b", actioncable-unsupported, actioncable-ext-pong"], "actioncable+stock+pong", OURS, id="pong"),
+    pytest.param([b"\tactioncable-ext-pong ,\t" + OURS + b" "], "actioncable+pong", OURS, id="white-space"),
+    pytest.param([OURS + b", " + TOKEN], "actioncable", OURS, id="token"),
+    pytest.param([TOKEN + b", " + OURS], "actioncable", OURS, id="token-first"),
+    pytest.param([b"actioncable-v1-ext-json, " + OURS], "actioncable", OURS, id="the-first-of-ours"),
+    pytest.param([TOKEN], "actioncable", None, id="token-alone"),
+    pytest.param([b"actioncable-v1-ext-json"], "actioncable", None, id="extended"),
+    pytest.param([b"actioncable-v1-msgpack"], "actioncable", None, id="msgpack"),
+    pytest.param([b"graphql-transport-ws"], "actioncable", None, id="graphql"),
+    pytest.param([b"actioncable-unsupported"], "actioncable+stock", None, id="unsupported-alone"),
+    pytest.param([OURS.upper()], "actioncable", None, id="capitals"),
+    pytest.param([OURS + b"x, x" + OURS], "actioncable", None, id="resembling"),
+    pytest.param([b"evil\x80, b"], "actioncable", None, id="H19-unknown"),
+    pytest.param([b", ".join(b"p%d" % i for i in range(1000))], "actioncable", None, id="H19-1000"),
+])
+def test_what_is_offered_decides_what_is_spoken(offers: list[bytes], dialect: str, protocol: bytes | None) -> None:
+    """A browser hangs up if it is not told of one that it offered, or of another: so only ours is ever named."""
+    assert negotiate(b",".join(offers)) == (dialect, protocol)
+    answer = ask(with_(b"sec-websocket-protocol", *offers))
+    if protocol is None:
+        assert_accepted(answer, dialect)
+    else:
+        assert isinstance(answer, Accept)
+        assert answer.dialect == dialect
+        assert answer.response.endswith(b"\r\nSec-WebSocket-Protocol: " + protocol + b"\r\n\r\n")
+        assert answer.response.count(b"Sec-WebSocket-Protocol") == 1
 
 
 @pytest.mark.parametrize(("headers", "status"), [

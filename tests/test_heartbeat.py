@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import struct
 import termios
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from fastcable._connection import Connection
 from fastcable._deadlines import Deadlines
 from fastcable._heartbeat import Heartbeat
+from fastcable.channels import Channel
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.settings import Settings
-from tests.harness import CLOSE, PING, PONG, TEXT, Client, LocalServer, Serve, frame
+from tests.harness import CABLE_UPGRADE, CLOSE, PING, PONG, TEXT, Client, LocalServer, Serve, frame
 
 JSON_PING = (TEXT, b'{"type":"ping"}')
 WEBSOCKET_PING = (PING, b"")
@@ -36,6 +38,8 @@ class Beats:
 
     def __init__(self, server: LocalServer) -> None:
         assert server.server.heartbeat.seconds == 0.5
+        # However busy the machine is, the marks of a beat have all been sent when the next one begins.
+        server.server.hub.slice_ns = server.server.hub.turn_ns = 1 << 60
         self.server = server
         self.now = 0
 
@@ -192,6 +196,246 @@ def test_who_answers_websocket_pings_stays_for_ever(
         if WEBSOCKET_PING in frames or (JSON_PING in frames and answered and pings % answered == 0):
             answer(client.client, PONG, b"")
     assert client.beats_of(WEBSOCKET_PING)
+
+
+# Timed pings, for clients of Action Cable
+
+BEATS_CHANNEL = (Channel("Beats", "beats", public=True), Channel("S", "s", public=True))
+
+
+def connect_cable(server: LocalServer, channel: str = "Beats", **options: int) -> Client:
+    client = Client(server.port, **options)
+    client.upgrade(CABLE_UPGRADE)
+    assert client.receive()["type"] == "welcome"
+    identifier = json.dumps({"channel": channel})
+    client.command(command="subscribe", identifier=identifier)
+    client.expect({"identifier": identifier, "type": "confirm_subscription"})
+    return client
+
+
+@pytest.fixture
+def cables(serve: Serve, stack: ExitStack) -> Callable[..., tuple[Beats, list[Cable]]]:
+    """A server with these options and so many clients of Action Cable. Its time goes on by two beats a second."""
+
+    def start(count: int, **options: float) -> tuple[Beats, list[Cable]]:
+        server = serve(ticking=False, channels=BEATS_CHANNEL, **{**SMALL, "ping_interval": 12.0, **options})
+        beats = Beats(server)
+        server.server.heartbeat.time = lambda: NOW + beats.now * 0.5
+        return beats, [Cable(stack.enter_context(connect_cable(server))) for _ in range(count)]
+
+    return start
+
+
+NOW = 1_700_000_000
+
+
+class Cable(Listener):
+    def listen(self, until: int) -> list[tuple[int, bytes]]:
+        """Read to the mark of a beat; what came in that beat."""
+        since: list[tuple[int, bytes]] = []
+        while self.beat < until and not self.closed:
+            opcode, payload = frame = self.client.read_frame()
+            if payload.startswith(b'{"identifier"'):
+                self.beat += 1
+                assert payload.endswith(b'"message":%d}' % self.beat)
+                self.heard[self.beat], since = since, []
+            else:
+                since.append(frame)
+                self.closed = opcode == CLOSE
+        if self.closed:
+            self.heard[self.beat + 1] = since
+        return self.heard[until]
+
+    def pings(self) -> dict[int, int]:
+        """The numbers of its pings, by the beat in which each came."""
+        found = {}
+        for beat, frames in self.heard.items():
+            for opcode, payload in frames:
+                if opcode == TEXT:
+                    message = json.loads(payload)
+                    assert payload == b'{"type":"ping","message":%d}' % message["message"]
+                    assert beat not in found
+                    found[beat] = message["message"]
+        return found
+
+
+def test_timed_pings_come_every_three_seconds_in_a_phase_of_its_own(cables: Callable[..., Any]) -> None:
+    beats, clients = cables(24, idle_timeout=0)
+    beats.pass_(60)
+    phases = Counter[int]()
+    for client in clients:
+        client.listen(beats.now)
+        pings = client.pings()
+        first = min(pings)
+        assert list(pings) == list(range(first, 61, 6))
+        assert pings == {beat: NOW + beat // 2 for beat in pings}
+        phases[first] += 1
+    assert phases == dict.fromkeys(range(1, 7), 4)
+
+
+def test_websocket_pings_of_these_come_no_more_often_than_to_others(cables: Callable[..., Any]) -> None:
+    """Twice in a ping interval to one who says nothing at all, whose stack would have answered the first."""
+    beats, clients = cables(24, idle_timeout=0)
+    beats.pass_(24 * 5)
+    phases = Counter[int]()
+    for client in clients:
+        client.listen(beats.now)
+        probes = client.beats_of(WEBSOCKET_PING)
+        assert probes == list(range(probes[0], beats.now + 1, 12))
+        phases[probes[0]] += 1
+    assert phases == dict.fromkeys(range(13, 37), 1)
+
+
+def test_pages_that_never_say_a_word_stay(cables: Callable[..., Any]) -> None:
+    beats, clients = cables(7, idle_timeout=24.0)
+    for _ in range(24 * 6):
+        beats.pass_()
+        for client in clients:
+            if WEBSOCKET_PING in client.listen(beats.now):
+                answer(client.client, PONG, b"")
+    assert not any(client.closed for client in clients)
+
+
+def test_the_dead_are_closed_with_a_word_to_come_back(cables: Callable[..., Any]) -> None:
+    beats, (client,) = cables(1)
+    beats.pass_(IDLE_BEATS)
+    client.listen(beats.now)
+    farewell = (TEXT, b'{"type":"disconnect","reason":"idle_timeout","reconnect":true}')
+    assert client.heard[IDLE_BEATS][-2:] == [farewell, IDLE_CLOSE]
+
+
+@pytest.mark.parametrize("clock", [
+    lambda: NOW, lambda: NOW - 3600, lambda: NOW + 3600, iter([NOW, NOW - 9, NOW + 9] * 100).__next__,
+], ids=["standing-still", "set-back", "set-forward", "erratic"])
+def test_the_numbers_grow_whatever_the_clock_does(cables: Callable[..., Any], clock: Callable[[], float]) -> None:
+    beats, (client,) = cables(1, idle_timeout=0)
+    beats.pass_(12)
+    beats.server.server.heartbeat.time = clock
+    beats.pass_(48)
+    client.listen(beats.now)
+    numbers = list(client.pings().values())
+    assert len(numbers) == 10
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(("ping_interval", "timed", "period", "probes"), [
+    (12.0, 1.0, 4, 24), (30.0, 3.0, 6, 30), (7.0, 3.0, 6, 6), (1.0, 3.0, 12, 2), (2.0, 3.0, 4, 2), (12.0, 0.0, 0, 12),
+    (0.0, 3.0, 6, 0), (0.0, 0.0, 0, 0), (3.0, 3.0, 6, 3), (86400.0, 3.0, 6, 0), (12.0, 86400.0, 31_992, 12),
+])
+def test_any_two_intervals_go_together(
+    serve: Serve, ping_interval: float, timed: float, period: int, probes: int
+) -> None:
+    """One is shortened to what the other is a multiple of, if need be. (`probes` is half of its beats.)"""
+    options = {"ping_interval": ping_interval, "actioncable_ping_interval": timed, "idle_timeout": 0}
+    server = serve(ticking=False, channels=BEATS_CHANNEL, **options)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect_cable(server))
+        cable = Cable(stack.enter_context(connect_cable(server)))
+        for beat in range(1, 121):
+            server.call(server.server.heartbeat.beat)
+            server.publish("beats", beat)
+        cable.listen(120)
+        pings, websocket_pings = list(cable.pings()), cable.beats_of(WEBSOCKET_PING)
+    assert pings == (list(range(pings[0], 121, period)) if period else [])
+    assert websocket_pings == (list(range(websocket_pings[0], 121, probes)) if probes else [])
+
+
+def test_timed_pings_pass_a_full_queue_one_at_a_time(serve: Serve, stack: ExitStack) -> None:
+    """A page whose messages pile up would else take its connection for stale, and come back for more."""
+    server = serve(
+        ticking=False, channels=BEATS_CHANNEL, ping_interval=0, idle_timeout=0, write_timeout=0,
+        max_pending_messages=1)
+    client = stack.enter_context(connect_cable(server, "S", receive_buffer=4096))
+    server.stall("s")
+    connection = server.connection()
+    outbox = connection.outbox
+    assert outbox is not None
+    server.publish("s", "waits")
+    server.beat(60)
+    assert server.call(lambda: outbox.frames) == 1
+    assert client.receive()["message"][0] == "x"
+    assert client.receive()["type"] == "ping"
+    assert client.receive()["message"] == "waits"
+    server.wait_until(lambda: connection.outbox is None)
+    server.beat(3)
+    assert client.receive()["type"] == "ping"
+    # And blocked once more, it gets one again.
+    server.stall("s")
+    server.beat(60)
+    assert [client.receive().get("type") for _ in range(2)] == [None, "ping"]
+
+
+def test_a_ping_ahead_does_not_count_as_progress(serve: Serve, stack: ExitStack) -> None:
+    server = serve(ticking=False, channels=BEATS_CHANNEL, **{**SMALL, "actioncable_ping_interval": 2.0})
+    stack.enter_context(connect_cable(server, "S", receive_buffer=4096))
+    server.stall("s")
+    connection = server.connection()
+    seen: list[int] = []
+
+    def beat() -> bool:
+        seen.append(unsent(connection))
+        server.server.heartbeat.beat()
+        assert connection.transport is not None
+        return connection.transport.is_closing()
+
+    while not server.call(beat):
+        pass
+    moved = [index for index in range(1, len(seen)) if seen[index] < seen[index - 1]]
+    assert len(seen) - 1 - max(moved, default=0) == WRITE_BEATS
+
+
+def test_no_timed_ping_reaches_the_blocked_of_the_simple_protocol(serve: Serve, stack: ExitStack) -> None:
+    server, client, connection = stalled(serve, stack, write_timeout=0)
+    server.beat(60)
+    assert client.receive()["type"] == "message"
+    server.wait_until(lambda: connection.outbox is None)
+    server.publish("s", "next")
+    client.expect({"type": "message", "stream": "s", "data": "next"})
+
+
+def test_timed_pings_end_with_the_connection(serve: Serve) -> None:
+    """While its close frame waits behind what was on its way, it is in no ring any more."""
+    server = serve(ticking=False, channels=BEATS_CHANNEL, **SMALL, close_timeout=0)
+    with connect_cable(server, "S", receive_buffer=4096) as client:
+        server.stall("s")
+        server.call(server.connection().close, 1001, "server stopping")
+        server.beat(1.5)
+        assert client.receive()["message"][0] == "x"
+        assert client.receive() == {"type": "disconnect", "reason": "server_restart", "reconnect": True}
+        assert client.read_close() == (1001, "server stopping")
+
+
+# Names of connections
+
+
+def test_socket_ids_are_found_while_their_connection_is_open(serve: Serve) -> None:
+    server = serve(ticking=False, **SMALL, channels=BEATS_CHANNEL)
+    ids = server.server.heartbeat
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect("s")) for _ in range(20)]
+        clients += [stack.enter_context(connect_cable(server)) for _ in range(20)]
+        connections = server.call(server.server.cable.oldest, 40)
+        names = server.call(lambda: [ids.id_of(connection) for connection in connections])
+        assert len(set(names)) == 40
+        assert server.call(lambda: [ids.find(name) for name in names]) == connections
+        for client in clients[::2]:
+            client.close()
+        server.wait_for_connections(20)
+        remaining = server.call(server.server.cable.oldest, 40)
+        found = server.call(lambda: [ids.find(name) for name in names])
+        assert [each for each in found if each] == [each for each in connections if each in remaining]
+        # Nor does who comes next inherit a name.
+        stack.enter_context(server.connect("s"))
+        assert server.call(lambda: sum(ids.find(name) is not None for name in names)) == 20
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x", "0" * 31, "0" * 32, "f" * 32, "0" * 33, "é" * 32, " " * 32, "0" * 16 + "\n" * 16])
+def test_what_is_no_socket_id_finds_nobody(serve: Serve, name: str) -> None:
+    server = serve(ticking=False)
+    with server.connect("s"):
+        assert server.call(server.server.heartbeat.find, name) is None
 
 
 # Silence

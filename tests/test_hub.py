@@ -457,6 +457,7 @@ class TaggedDialect:
     """`KEY STREAM` subscribes, `!KEY STREAM` unsubscribes; a message of the stream is then `<KEY MESSAGE>`."""
 
     ping = b"ping"
+    timed_pings = loses_silently = False
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -476,6 +477,9 @@ class TaggedDialect:
 
     def gap(self, stream: str, key: object, missed: int) -> bytes:
         return f"{key} {stream} missed {missed}".encode()
+
+    def farewell(self, code: int, reason: str) -> bytes | None:
+        return None
 
     def open_group(self, stream: str, key: object) -> Group:
         return WebSocketGroup(f"<{key} ".encode(), b">")

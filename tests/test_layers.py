@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_threads", "retained"),
+     "_threads", "retained", "socket_ids"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens",),
@@ -25,7 +25,7 @@ LAYERS = (
     # streams, then those who are subscribed to them, then their fan-out and clock
     ("_hub",),
     ("_outbox",),
-    ("brokers", "brokers.memory", "dialects", "dialects._simple", "_connection"),
+    ("brokers", "brokers.memory", "dialects", "dialects._simple", "dialects._actioncable", "_connection"),
     ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them

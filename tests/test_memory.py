@@ -57,6 +57,23 @@ def test_the_process_grows_by_the_budget_and_shrinks_again(
         time.sleep(0.01)
 
 
+def test_subscribers_of_action_cable_take_no_more_than_others(
+    spawn: Callable[..., ServerProcess], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "fastcable.toml"
+    config.write_text('[channels.S]\nstream = "s"\npublic = true\n')
+    grown = []
+    for connect, stream in ((Swarm.connect, "s"), (Swarm.connect_cable, '{"channel":"S"}')):
+        server = spawn("--config", str(config))
+        with Swarm(server.port) as swarm:
+            connect(swarm, 500, stream)
+            before = resident(server.process.pid)
+            connect(swarm, CONNECTIONS, stream)
+            grown.append(resident(server.process.pid) - before)
+    record_property("bytes_per_connection", [each / CONNECTIONS for each in grown])
+    assert grown[1] <= 1.1 * grown[0]
+
+
 def test_a_connection_object_is_small_and_unknown_to_the_collector(serve: Callable[..., LocalServer]) -> None:
     server = serve(ticking=False)
     with server.connect("s"):

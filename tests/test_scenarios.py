@@ -12,7 +12,17 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.harness import PATIENCE, TEXT, UPGRADE, ApplicationProcess, Client, ServerProcess, message, subscribed
+from tests.harness import (
+    CABLE_UPGRADE,
+    PATIENCE,
+    TEXT,
+    UPGRADE,
+    ApplicationProcess,
+    Client,
+    ServerProcess,
+    message,
+    subscribed,
+)
 
 BINARY = 2
 SERVERS = ("serve", "uvicorn", "hypercorn")
@@ -294,7 +304,33 @@ def test_subprotocols_that_are_not_ours_are_not_confirmed(server: ServerProcess)
     with Client(server.port) as client:
         head = client.upgrade(UPGRADE.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat, superchat\r\n\r\n"))
         assert b"sec-websocket-protocol" not in head.lower()
-        client.subscribe("s")
+        assert client.receive()["type"] == "welcome"  # whoever offers some is taken for a client of Action Cable
+
+
+def test_clients_of_action_cable_are_welcomed_pinged_answered_and_told_of_the_end(start: Start) -> None:
+    server = start(actioncable_ping_interval=1)
+    identifier = '{"channel":"NoSuchChannel"}'
+    with Client(server.port) as client:
+        head = client.upgrade(CABLE_UPGRADE)
+        assert b"\r\nsec-websocket-protocol: actioncable-v1-json\r\n" in head.lower()
+        welcome = client.receive()
+        assert welcome == {"type": "welcome", "sid": welcome["sid"]}
+        assert welcome["sid"]
+        client.command(command="subscribe", identifier=identifier)
+        client.expect({"identifier": identifier, "type": "reject_subscription"})
+        client.command(type="subscribe", stream="s")
+        pings = [client.receive() for _ in range(2)]
+        assert [ping["type"] for ping in pings] == ["ping", "ping"]
+        assert pings[0]["message"] < pings[1]["message"]
+        client.send_frame(BINARY, b"{}")
+        client.expect({"type": "disconnect", "reason": "invalid_request", "reconnect": True})
+        assert client.read_close() == (1003, "text frames only")
+
+
+def test_action_cable_can_be_the_default(start: Start) -> None:
+    with Client(start(default_protocol="actioncable").port) as client:
+        client.upgrade()
+        assert client.receive()["type"] == "welcome"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -12,8 +12,10 @@ from fastcable._hub import Hub
 from fastcable._outbox import Limits
 from fastcable._texts import TextGroup
 from fastcable.brokers.memory import MemoryBroker
+from fastcable.channels import Authorizer
 from fastcable.configuration import FIXED_PATHS
 from fastcable.dialects import Dialect
+from fastcable.dialects._actioncable import variants
 from fastcable.dialects._simple import SimpleDialect
 from fastcable.origins import AllowedOrigins
 from fastcable.retained import Retained
@@ -30,6 +32,7 @@ class Cable:
         # Settings
         self.settings = settings
         self.limits = Limits(settings)
+        self.strict_limits = Limits(settings, "close")
         # Rooms
         self._turns: deque[Callable[[], None]] = deque()
         retained = Retained(settings.max_retained_bytes, settings.retain_seconds, time.monotonic)
@@ -41,7 +44,11 @@ class Cable:
         own = (settings.cable_path, settings.broadcast_path, *FIXED_PATHS)
         self.paths = frozenset(path.encode() for path in own if path != "/health")
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
-        self.dialects: dict[str, Dialect] = {"simple": SimpleDialect(self.hub, TextGroup, settings.max_errors)}
+        simple = SimpleDialect(self.hub, TextGroup, settings.max_errors)
+        self.dialects: dict[str, Dialect] = variants(
+            self.hub, TextGroup, Authorizer(settings.channels), settings.max_identifier_size)
+        self.dialects["default"] = (
+            simple if settings.default_protocol == "simple" else self.dialects["actioncable"])
         # State
         self._connections = 0
         self._lock = threading.Lock()

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastcable")
 
 OPTIONS = (
-    "cable_path", "allowed_origins", "broadcast_path", "broadcast_key", "ping_interval", "close_timeout",
-    "max_message_size", "max_broadcast_size", "max_batch", "max_errors", "max_connections", "max_subscriptions",
+    "cable_path", "allowed_origins", "broadcast_path", "broadcast_key", "default_protocol", "ping_interval",
+    "actioncable_ping_interval", "close_timeout", "max_message_size", "max_broadcast_size", "max_batch", "max_errors",
+    "max_connections", "max_subscriptions", "max_identifier_size",
     "max_pending_messages", "max_pending_bytes", "slow_consumer", "max_retained_bytes", "retain_seconds",
 )
 """The options of `fastcable serve` that the middleware has, too; all others are the ASGI server's business."""

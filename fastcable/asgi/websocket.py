@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ class WebSocket(TextSubscriber):
     """An accepted connection; `run` serves it until its end."""
 
     def __init__(self, cable: Cable, dialect: Dialect, receive: Receive, send: Send) -> None:
-        super().__init__(cable.hub, dialect, cable.limits)
+        super().__init__(cable.hub, dialect, cable.strict_limits if dialect.loses_silently else cable.limits)
         self._cable = cable
         self._receive = receive
         self._send = send
@@ -83,6 +84,7 @@ class WebSocket(TextSubscriber):
         self._woken = asyncio.Event()
         self._relieved = asyncio.Event()
         self._close: tuple[int, str] | None = None
+        self._told = 0
 
     async def run(self) -> None:
         self._writer = self._loop.create_task(self._write())
@@ -113,7 +115,11 @@ class WebSocket(TextSubscriber):
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(Ended, TimeoutError):
             async with asyncio.timeout(_LAST_WORD):
-                await self._deliver({"type": "websocket.close", "code": 1001, "reason": "server stopping"})
+                code, reason = 1001, "server stopping"
+                farewell = self.dialect.farewell(code, reason)
+                if farewell is not None:
+                    await self._deliver({"type": "websocket.send", "text": farewell.decode()})
+                await self._deliver({"type": "websocket.close", "code": code, "reason": reason})
 
     # What the subscriber is told: in `with cable`, by any thread
 
@@ -124,6 +130,9 @@ class WebSocket(TextSubscriber):
 
     def end(self, code: int, reason: str) -> None:
         self._close = (code, reason)
+        farewell = self.dialect.farewell(code, reason)
+        if farewell is not None:
+            self.outbox.answer(farewell)
         self.wake()
         self._call(self._begin_to_end)
 
@@ -167,7 +176,8 @@ class WebSocket(TextSubscriber):
     # Writing
 
     async def _write(self) -> None:
-        interval = self._cable.settings.ping_interval
+        settings = self._cable.settings
+        interval = settings.actioncable_ping_interval if self.dialect.timed_pings else settings.ping_interval
         next_ping = self._loop.time() + interval
         sent = 0
         while True:
@@ -185,8 +195,14 @@ class WebSocket(TextSubscriber):
                     async with asyncio.timeout_at(next_ping if interval else None):
                         await self._woken.wait()
                 except TimeoutError:
-                    await self._deliver({"type": "websocket.send", "text": self.dialect.ping.decode()})
+                    await self._deliver({"type": "websocket.send", "text": self._ping().decode()})
                     next_ping = self._loop.time() + interval
+
+    def _ping(self) -> bytes:
+        if not self.dialect.timed_pings:
+            return self.dialect.ping
+        self._told = max(self._told + 1, int(time.time()))  # greater than the last, whatever the clock does
+        return self.dialect.ping % self._told
 
     def _next(self) -> bytes | None:
         with self._cable:

@@ -18,7 +18,14 @@ class Dialect(Protocol):
     """
 
     ping: bytes
-    """The text sent to each subscriber every `ping_interval`."""
+    """The text of a JSON ping; with `timed_pings` it holds a %d, for the seconds since 1970."""
+
+    timed_pings: bool
+    """Whether it is sent every `actioncable_ping_interval`, and to blocked connections, too: clients rely on it. Else
+    every `ping_interval`."""
+
+    loses_silently: bool
+    """Whether it has no `gap`: a subscriber that would lose messages is closed, whatever `slow_consumer` says."""
 
     def opened(self, subscriber: Subscriber) -> None:
         """The connection is open, nothing has been read yet."""
@@ -32,5 +39,8 @@ class Dialect(Protocol):
     def gap(self, stream: str, key: object, missed: int) -> bytes:
         """The text that tells a subscriber that it missed messages of a stream."""
         ...
+
+    def farewell(self, code: int, reason: str) -> bytes | None:
+        """The text sent before the close frame that has this code and reason; None: there is none."""
 
     def open_group(self, stream: str, key: object) -> Group: ...

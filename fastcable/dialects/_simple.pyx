@@ -28,6 +28,8 @@ cdef enum:
 
 cdef class SimpleDialect:
     cdef readonly bytes ping
+    cdef readonly bint timed_pings
+    cdef readonly bint loses_silently
     cdef object hub
     cdef object encoding
     cdef uint32_t max_errors
@@ -67,6 +69,9 @@ cdef class SimpleDialect:
 
     def gap(self, str stream not None, key, missed):
         return b'{"type":"gap","stream":%b,"missed":%d}' % (orjson.dumps(stream), missed)
+
+    def farewell(self, code, reason):
+        return None
 
     def open_group(self, str stream not None, key):
         return self.encoding(b'{"type":"message","stream":%b,"data":' % orjson.dumps(stream), b"}")

@@ -18,6 +18,7 @@ import uvloop
 
 from fastcable._deadlines import Deadlines
 from fastcable._endpoints import Endpoints
+from fastcable._handshake import Accept
 from fastcable._http import HttpProtocol, Site
 from fastcable._request import Request
 from fastcable.settings import Settings
@@ -87,11 +88,11 @@ class RecordingSite(Site):
     def is_full(self) -> bool:
         return self.full
 
-    def accept(self, transport: asyncio.Transport, request: Request, response: bytes, rest: bytes) -> None:
+    def accept(self, transport: asyncio.Transport, request: Request, accept: Accept, rest: bytes) -> None:
         self.events.append("accept")
         upgraded = Upgraded(transport, request, rest)
         transport.set_protocol(upgraded)
-        transport.write(response)
+        transport.write(accept.response)
         self.upgraded.append(upgraded)
 
 
