@@ -26,8 +26,8 @@ from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
+from fastcable.authorization import authorizer
 from fastcable.brokers.memory import MemoryBroker
-from fastcable.channels import Authorizer
 from fastcable.cores import available_cores
 from fastcable.dialects._actioncable import variants
 from fastcable.dialects._simple import SimpleDialect
@@ -64,7 +64,7 @@ class Server:
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)
         self.simple = SimpleDialect(self.hub, encoding, settings.max_errors)
-        dialects = variants(self.hub, encoding, Authorizer(settings.channels), settings.max_identifier_size)
+        dialects = variants(self.hub, encoding, authorizer(settings), settings.max_identifier_size)
         default = self.simple if settings.default_protocol == "simple" else dialects["actioncable"]
         closing = Deadlines(settings.close_timeout)
         lingering = Deadlines(LINGER_SECONDS)

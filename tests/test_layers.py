@@ -13,7 +13,7 @@ LAYERS = (
      "_threads", "retained", "socket_ids"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
-    ("tokens",),
+    ("tokens", "authorization"),
     ("token_places", "credentials"),
     ("configuration", "listeners", "client.endpoint", "client.errors", "client.answer", "client.websocket"),
     ("client.messages", "client.connection"),

@@ -11,8 +11,8 @@ from fastcable._endpoints import Endpoints
 from fastcable._hub import Hub
 from fastcable._outbox import Limits
 from fastcable._texts import TextGroup
+from fastcable.authorization import authorizer
 from fastcable.brokers.memory import MemoryBroker
-from fastcable.channels import Authorizer
 from fastcable.configuration import FIXED_PATHS
 from fastcable.dialects import Dialect
 from fastcable.dialects._actioncable import variants
@@ -46,7 +46,7 @@ class Cable:
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
         simple = SimpleDialect(self.hub, TextGroup, settings.max_errors)
         self.dialects: dict[str, Dialect] = variants(
-            self.hub, TextGroup, Authorizer(settings.channels), settings.max_identifier_size)
+            self.hub, TextGroup, authorizer(settings), settings.max_identifier_size)
         self.dialects["default"] = (
             simple if settings.default_protocol == "simple" else self.dialects["actioncable"])
         # State

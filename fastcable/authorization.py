@@ -1,0 +1,21 @@
+"""Who may subscribe to what, as the options say."""
+
+from __future__ import annotations
+
+from fastcable.channels import Authorizer, Verifier
+from fastcable.settings import Settings
+
+
+def stream_verifier(settings: Settings) -> Verifier | None:
+    """None: no secret is set, so no name can have been signed."""
+    if not (settings.turbo_secret or settings.secret_key_base):
+        return None
+    from fastcable.signing import StreamVerifier, stream_keys
+
+    return StreamVerifier(
+        stream_keys(settings.turbo_secret, settings.secret_key_base, settings.secret_key_base_digest))
+
+
+def authorizer(settings: Settings) -> Authorizer:
+    """What Action Cable's identifiers open."""
+    return Authorizer(settings.channels, stream_verifier(settings), settings.public_streams)
