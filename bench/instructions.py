@@ -40,10 +40,14 @@ SUBSCRIBERS = 64
 SIZE = 100
 """Bytes of a broadcast's data."""
 
-COUNTABLE = ("fastcable", "floor", "floor2", "uvloop", "httptools", "picows", "websockets", "starlette")
+COUNTABLE = (
+    "fastcable", "fastcable-action-cable", "floor", "floor2", "uvloop", "httptools", "picows", "websockets",
+    "starlette",
+)
 """Peers of one process that can run under callgrind: Go's runtime and compilers at run time cannot."""
 
-QUIET = {"fastcable": ("--ping-interval", "0", "--idle-timeout", "0")}
+_NO_PINGS = ("--ping-interval", "0", "--actioncable-ping-interval", "0", "--idle-timeout", "0")
+QUIET = {"fastcable": _NO_PINGS, "fastcable-action-cable": _NO_PINGS}
 """Options by which a peer does nothing at times of its own; the others have no pings, or theirs are rare enough."""
 
 

@@ -17,6 +17,7 @@ FLOOR = "floor"
 ACTION_CABLE = "action-cable"
 FASTCABLE = "fastcable"
 FASTCABLE2 = "fastcable2"
+FASTCABLE_ACTION_CABLE = "fastcable-action-cable"
 
 STEADY = 0.20
 """Runs that disagree by more than this share of their median are marked."""

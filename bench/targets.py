@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.results import ACTION_CABLE, FASTCABLE, FASTCABLE2, Results, case_name, case_words
+from bench.results import (
+    ACTION_CABLE,
+    FASTCABLE,
+    FASTCABLE2,
+    FASTCABLE_ACTION_CABLE,
+    Results,
+    case_name,
+    case_words,
+)
 
 KB, MB = 1024, 1024 * 1024
 YARDSTICKS = ("floor", "floor2", "uvloop", "httptools")
@@ -62,6 +70,10 @@ def _memory(results: Results) -> Iterator[Target]:
     if action_cable := results.ratio("idle", case, ACTION_CABLE, FASTCABLE, "rss"):
         count = f"{int(case_words(case)['connections']):,}"
         yield Target(f"… Action Cable's against it, of {count}", action_cable.median, 8, "×", least=True)
+    case = largest(results, FASTCABLE_ACTION_CABLE)
+    if spoken := results.ratio("idle", case, FASTCABLE_ACTION_CABLE, FASTCABLE, "rss"):
+        count = f"{int(case_words(case)['connections']):,}"
+        yield Target(f"… that of {count} with Action Cable's protocol against it", spoken.median, 1.10, "×")
 
 
 def _fanout(results: Results) -> Iterator[Target]:
@@ -73,7 +85,7 @@ def _fanout(results: Results) -> Iterator[Target]:
         others = [
             (ratio.median, peer.name)
             for peer in results.measured("fanout")
-            if peer.key not in (FASTCABLE, FASTCABLE2, *YARDSTICKS)
+            if peer.key not in (FASTCABLE, FASTCABLE2, FASTCABLE_ACTION_CABLE, *YARDSTICKS)
             and (ratio := results.ratio("fanout", case, FASTCABLE, peer.key, "cpu"))
         ]
         if others:
@@ -81,6 +93,8 @@ def _fanout(results: Results) -> Iterator[Target]:
             yield Target("… against that of the best of the others", worst, NOT_CLEARLY, "×", remark=name)
         if action_cable := results.ratio("fanout", case, ACTION_CABLE, FASTCABLE, "cpu"):
             yield Target("… Action Cable's against it", action_cable.median, 10, "×", least=True)
+        if spoken := results.ratio("fanout", case, FASTCABLE_ACTION_CABLE, FASTCABLE, "cpu"):
+            yield Target("… that with Action Cable's protocol against it", spoken.median, 1.10, "×")
         if last := results.to_floor("fanout", case, FASTCABLE, "last_p99"):
             yield Target(f"last subscriber's p99 against the floor's, {where}", last.median, 1.15, "×")
 

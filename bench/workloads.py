@@ -398,7 +398,12 @@ WORKLOADS = (
     Workload("heartbeat", (0.5, 7), together=heartbeat),
 )
 
-ONLY = {"fastcable2": ("fanout", "fairness"), "floor2": ("fanout", "fairness"), "httptools": ("posts",)}
+ONLY = {
+    "fastcable2": ("fanout", "fairness"),
+    "fastcable-action-cable": ("fanout", "idle", "storm", "instructions", "heartbeat"),
+    "floor2": ("fanout", "fairness"),
+    "httptools": ("posts",),
+}
 """Servers that have a part in these workloads, and in no others."""
 
 __all__ = ["ONLY", "WORKLOADS", "Distribution", "Failed", "LoadError", "Plan", "Rig", "Sample", "Workload", "plan"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.peers.action_cable import ACTION_CABLE, ACTION_CABLE_REDIS
 from bench.peers.bun import BUN
-from bench.peers.fastcable import FASTCABLE, FASTCABLE2
+from bench.peers.fastcable import FASTCABLE, FASTCABLE2, FASTCABLE_ACTION_CABLE
 from bench.peers.floor import FLOOR, FLOOR2
 from bench.peers.go import ANYCABLE, CENTRIFUGO, GORILLA
 from bench.peers.peer import Peer
@@ -13,6 +13,7 @@ from bench.peers.python import HTTPTOOLS_PROTOCOL, PICOWS, STARLETTE, UVLOOP_PRO
 PEERS: tuple[Peer, ...] = (
     FASTCABLE,
     FASTCABLE2,
+    FASTCABLE_ACTION_CABLE,
     FLOOR,
     FLOOR2,
     UVLOOP_PROTOCOL,

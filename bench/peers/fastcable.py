@@ -7,7 +7,7 @@ import platform
 import sys
 
 import fastcable
-from bench.peers.peer import Missing, Peer
+from bench.peers.peer import Missing, Peer, Target
 
 
 def _install() -> None:
@@ -21,6 +21,15 @@ def _commands(port: int) -> list[list[str]]:
     return [[sys.executable, "-m", "fastcable", "serve", "--port", str(port), "--log-level", "warning"]]
 
 
+def _commands_action_cable(port: int) -> list[list[str]]:
+    (command,) = _commands(port)
+    return [[*command, "--public-streams", "true"]]
+
+
+def _target_action_cable(port: int) -> Target:
+    return Target(port, wire="action_cable", identifier='{"channel":"$pubsub","stream_name":"%s"}')
+
+
 def _versions() -> dict[str, str]:
     packages = {package: importlib.metadata.version(package) for package in ("uvloop", "httptools", "orjson")}
     return {"fastcable": fastcable.__version__, "python": platform.python_version(), **packages}
@@ -30,4 +39,9 @@ FASTCABLE = Peer("fastcable", "fastcable", _install, _commands, _versions)
 FASTCABLE2 = Peer(
     "fastcable2", "fastcable on two cores", _install, _commands, _versions, cores=2,
     note="its `fanout_threads` help with large fan-outs, on a core that may be the load client's, too",
+)
+FASTCABLE_ACTION_CABLE = Peer(
+    "fastcable-action-cable", "fastcable, Action Cable", _install, _commands_action_cable, _versions,
+    target=_target_action_cable,
+    note="the same server, spoken to as Action Cable is, with a ping to everybody every 3 s",
 )
