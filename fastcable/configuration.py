@@ -47,6 +47,12 @@ class _Sources:
         except Wrong as error:
             raise self.error(name, str(error)) from None
 
+    def take_channels(self, origin: str, tables: object) -> None:
+        try:
+            self.values["channels"] = read_channels(tables)
+        except Wrong as error:
+            raise SettingsError(f"{origin}: {error}") from None
+
     def error(self, name: str, complaint: str) -> SettingsError:
         """Flags and variables name their option already; a file does not."""
         origin = self.origins[name]
@@ -75,8 +81,8 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], config: str | Non
 def load_keywords(
     keywords: Mapping[str, object], names: Collection[str], environ: Mapping[str, str], caller: str
 ) -> Loaded:
-    """Settings of a `caller` in an application's process that has the options `names` only: keyword arguments (None:
-    not given) before the environment. Raises `SettingsError`."""
+    """Settings of a `caller` in an application's process that has the options `names` only, and `channels` if they are
+    among them: keyword arguments (None: not given) before the environment. Raises `SettingsError`."""
     sources = _Sources()
     others = {"PORT", *(option.variable for option in OPTIONS.values() if option.name not in names)}
     _take_environment(sources, {variable: text for variable, text in environ.items() if variable not in others})
@@ -84,12 +90,16 @@ def load_keywords(
         if name not in names:
             hint = " (only fastcable serve has it)" if name in OPTIONS else did_you_mean(name, names)
             raise SettingsError(f"{caller}: {name}: unknown option{hint}")
-        if value is not None:
+        if value is None:
+            continue
+        if name == "channels":
+            sources.take_channels(caller, value)
+        else:
             raw = list(value) if isinstance(value, tuple) else value
             sources.take(_KEYWORD, name, caller, OPTIONS[name].kind.accept, raw)
     settings = Settings(**sources.values)  # type: ignore[arg-type]
     _check_paths(settings, sources)
-    return Loaded(settings, sources.origins, sources.warnings)
+    return Loaded(settings, sources.origins, [*sources.warnings, *_closed_channels(settings)])
 
 
 def _take_file(sources: _Sources, environ: Mapping[str, str], config: str | None) -> None:
@@ -108,10 +118,7 @@ def _take_file(sources: _Sources, environ: Mapping[str, str], config: str | None
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
     for name, value in entries.items():
         if name == "channels":
-            try:
-                sources.values[name] = read_channels(value)
-            except Wrong as error:
-                raise SettingsError(f"{path}: {error}") from None
+            sources.take_channels(path, value)
             continue
         option = OPTIONS.get(name)
         if option is None:
@@ -210,9 +217,7 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
                                        for secret in ([secrets] if isinstance(secrets, str) else secrets)):
             yield (f"{name} is shorter than {SAFE_SECRET} bytes: it can be guessed from what it signs "
                    "(openssl rand -hex 32 makes a good one)")
-    for channel in settings.channels:
-        if not channel.public:
-            yield f"channels.{channel.name} is not public: nobody may subscribe to it"
+    yield from _closed_channels(settings)
     if settings.idle_timeout and not settings.ping_interval:
         yield (f"ping_interval is 0: clients that only listen are closed after the idle_timeout "
                f"of {settings.idle_timeout:g} s")
@@ -222,3 +227,9 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
     if not 0 < settings.actioncable_ping_interval < STALE:
         yield (f"actioncable_ping_interval is {settings.actioncable_ping_interval:g}: Action Cable's clients give a "
                f"connection up after {STALE} s without a ping")
+
+
+def _closed_channels(settings: Settings) -> Iterable[str]:
+    for channel in settings.channels:
+        if not channel.public:
+            yield f"channels.{channel.name} is not public: nobody may subscribe to it"

@@ -174,6 +174,9 @@ def test_who_is_on_this_machine(client: object, server: object, loopback: bool) 
         ({"allowed_origins": ["example.com"]},
          "allowed_origins: expected SCHEME://HOST[:PORT] without path, such as https://example.com or "
          "https://*.example.com, got 'example.com'"),
+        ({"channels": []}, "channels: expected tables such as [channels.Scores]"),
+        ({"channels": {"Room": {"stream": "room:{id"}}},
+         "channels.Room.stream: a brace without its counterpart"),
         ({"slow_consumer": "wait"}, "slow_consumer: expected drop, latest or close, got 'wait'"),
     ],
     ids=str,
@@ -198,6 +201,21 @@ def test_options_come_from_arguments_before_the_environment(
     assert (settings.max_errors, settings.max_batch, settings.broadcast_key) == (6, 7, "k")
     assert (settings.max_message_size, settings.allowed_origins) == (1024, ("https://a.example",))
     assert caplog.messages == ["FASTCABLE_MAX_BACH: unknown variable (did you mean FASTCABLE_MAX_BATCH?)"]
+
+
+def test_channels_are_tables_as_in_the_file(caplog: pytest.LogCaptureFixture) -> None:
+    tables = {"Room": {"stream": "room:{id}", "public": True}, "Staff": {"stream": "staff"}}
+    app = CableMiddleware(nothing, channels=tables)
+    assert caplog.messages == ["channels.Staff is not public: nobody may subscribe to it"]
+    with TestClient(app).websocket_connect("/cable", ["actioncable-v1-json"]) as socket:
+        assert socket.receive_json()["type"] == "welcome"
+        for identifier, answer in (
+            ('{"channel":"Room","id":7}', "confirm_subscription"), ('{"channel":"Staff"}', "reject_subscription")
+        ):
+            socket.send_json({"command": "subscribe", "identifier": identifier})
+            assert socket.receive_json() == {"identifier": identifier, "type": answer}
+        assert app.broadcast("room:7", "hello") == 1
+        assert socket.receive_json() == {"identifier": '{"channel":"Room","id":7}', "message": "hello"}
 
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,9 @@ OPTIONS = (
     "cable_path", "allowed_origins", "broadcast_path", "broadcast_key", "default_protocol", "ping_interval",
     "actioncable_ping_interval", "close_timeout", "max_message_size", "max_broadcast_size", "max_batch", "max_errors",
     "max_connections", "max_subscriptions", "max_identifier_size",
-    "max_pending_messages", "max_pending_bytes", "slow_consumer", "max_retained_bytes", "retain_seconds",
+    "max_pending_messages", "max_pending_bytes", "slow_consumer", "max_retained_bytes", "retain_seconds", "channels",
 )
-"""The options of `fastcable serve` that the middleware has, too; all others are the ASGI server's business."""
+"""What is configured as for `fastcable serve`; all other options are the ASGI server's business."""
 
 
 class CableMiddleware:
@@ -35,7 +35,8 @@ class CableMiddleware:
         app = CableMiddleware(app)
 
     Options are those of `fastcable serve` that concern streams and their subscribers (`OPTIONS`), as keyword arguments
-    or from their `FASTCABLE_` variables. Raises `SettingsError`.
+    or from their `FASTCABLE_` variables. `channels` are the tables of fastcable.toml:
+    `{"Room": {"stream": "room:{id}", "public": True}}`. Raises `SettingsError`.
     """
 
     def __init__(self, app: Application, **options: object) -> None:
