@@ -9,7 +9,7 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 .PHONY: run showcase test lint bench clean
 
 run: .venv/built
-	$(BIN)/fastcable serve --demo
+	$(BIN)/fastcable serve --demo $(OPTIONS)
 
 # Beside make run, or by itself: make showcase OPTIONS=--one-process
 showcase: .venv/showcased examples/showcase/node_modules

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
 
 from examples.showcase.output import Output, whole_characters
-from tests.harness import PATIENCE, ServerProcess
+from fastcable.channels import read_channels
+from tests.harness import PATIENCE, LocalServer, ServerProcess
 from tests.showcase import ROOT, A, B, People, Showcase
 
 
@@ -337,6 +339,15 @@ def plain(output: str) -> str:
     return "\n".join(line.rstrip() for line in ANSI.sub("", output).splitlines()).rstrip()
 
 
+def insert_job(showcase: Showcase, key: str, stream: str) -> Path:
+    """A job of the organiser's whose command is the test; where it is to write."""
+    person = showcase.query("SELECT id FROM person WHERE token = ?", showcase.link("organiser")[1:])
+    showcase.query("INSERT INTO job (key, person_id, command, stream) VALUES (?, ?, 'check', ?)", key, person, stream)
+    path = showcase.folder / "jobs" / f"{key}.output"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
 def run_report(showcase: Showcase, module: str, event: int) -> str:
     """What the command prints, without anything in between."""
     database = str(showcase.folder / "showcase.db")
@@ -391,16 +402,105 @@ def test_a_commands_output_is_whole_after_reloads_and_restarts_of_both_servers(
         assert [line for line in people.complaints if "ERR_" not in line] == []
 
 
+TABLE = ROOT / "examples" / "showcase" / "fastcable.toml"
+IMPATIENT = """async () => {
+  const { ConnectionMonitor } = await import("@rails/actioncable");
+  ConnectionMonitor.staleThreshold = 0.6; // seconds without a ping, not 6
+  document.querySelector("command-output").subscription.consumer.connection.monitor.startPolling();
+}"""
+
+
+def open_with_action_cable(people: People, showcase: Showcase, path: str, context: BrowserContext) -> Page:
+    page = people.open(showcase, f"{path}?client=actioncable", context)
+    page.evaluate(IMPATIENT)
+    return page
+
+
+def test_a_commands_output_is_whole_with_action_cables_client_after_reloads_and_a_restart(
+    browser: Browser, tmp_path: Path
+) -> None:
+    serve = ("--config", str(TABLE), "--actioncable-ping-interval", "0.1")
+    with ExitStack() as stack:
+        people = People(browser, stack)
+        cable = stack.enter_context(ServerProcess(*serve))
+        showcase = stack.enter_context(Showcase(tmp_path / "data", cable.port, "--pace", "0.1"))
+        simple = people.open(showcase, showcase.link("organiser"))
+        simple.get_by_role("button", name="Run").first.click()
+        simple.wait_for_url(re.compile("/jobs/"))
+        path = simple.url.partition(str(showcase.port))[2]
+        first, second = (open_with_action_cable(people, showcase, path, people.context()) for _ in range(2))
+        live(first, cable, stream_of(simple, "command-output"), 3)
+        first.wait_for_function(f"() => ({LINES})().includes('Ada Lindqvist')")
+        # The server goes without a word, and comes back: Action Cable's client finds that out for itself.
+        cable.stop(signal.SIGKILL)
+        for page in (first, second):
+            expect(page.locator("cable-state")).to_have_text("Reconnecting")
+        cable = stack.enter_context(ServerProcess(*serve, port=cable.port))
+        first.reload()
+        for page in (first, second):
+            expect(page.locator("cable-state")).to_have_text("Live")
+        second.reload()
+        for page in (simple, first, second):
+            expect(page.locator(".exit")).to_have_text("exit 1")
+            expect_lines(page, plain(run_report(showcase, "check", 1)))
+        assert (showcase.folder / "jobs.log").read_text() == ""
+        # What pages say of servers that are away, but nothing else.
+        assert [line for line in people.complaints if "ERR_" not in line] == []
+
+
+def test_a_page_that_is_too_slow_for_action_cable_comes_back_and_has_missed_nothing(
+    people: People, tmp_path: Path
+) -> None:
+    channels = read_channels(tomllib.loads(TABLE.read_text())["channels"])
+    with (
+        LocalServer(channels=channels, actioncable_ping_interval=0.1, max_pending_messages=2) as cable,
+        Showcase(tmp_path, cable.port) as showcase,
+    ):
+        stream = "output:event:user:job"
+        path = insert_job(showcase, "slow", stream)
+        path.write_bytes(b"before\r\n")
+        context = people.context()
+        held: list[Route] = []
+        context.route("**/held", lambda route: held.append(route))
+        page = open_with_action_cable(people, showcase, f"{showcase.link('organiser')}/jobs/slow", context)
+        expect_lines(page, "before")
+        first = cable.connection()
+        page.evaluate("""() => {
+            setTimeout(() => { // while this waits, the page reads nothing
+                const request = new XMLHttpRequest();
+                request.open("GET", "/held", false);
+                request.send();
+            });
+        }""")
+        while not held:
+            page.wait_for_timeout(1)
+        known = {"position": 0, "text": "before\r\n", "padding": "x" * 900_000}
+        wait_until(lambda: cable.post({"stream": stream, "data": known}) == (200, {"subscribers": 0}))
+        path.write_bytes(b"before\r\nmissed\r\n")
+        held[0].fulfill(body="")
+        expect_lines(page, "before\nmissed")
+        expect(page.locator("cable-state")).to_have_text("Live")
+        assert cable.connection() is not first
+        cable.post({"stream": stream, "data": {"position": 16, "text": "after\r\n"}})
+        expect_lines(page, "before\nmissed\nafter")
+        page.close()
+
+
+def test_a_server_that_was_given_no_channels_is_told_on_action_cables_page(people: People, shared: Showcase) -> None:
+    insert_job(shared, "rejected", "output:event:user:job")
+    path = f"{shared.link('organiser')}/jobs/rejected"
+    page = people.open(shared, f"{path}?client=actioncable", live=False)
+    expect(page.locator("cable-state")).to_have_text("Rejected: the server knows no such channel")
+    assert shared.request("GET", f"{path}?client=telnet") == (400, b"wanted: a client, one of fastcable, actioncable")
+
+
 def test_a_terminal_shows_each_character_once_however_often_and_late_it_comes(
     people: People, shared: Showcase, cable: ServerProcess
 ) -> None:
     """The test is the job: its output is kept as it is written, and published with everything that can go wrong."""
     home = shared.link("organiser")
     key, text = "a-job-of-the-test", "".join(f"\x1b[3{n % 8}m{n:03} Élégant 𝄞 ♫ ça va\x1b[0m\r\n" for n in range(60))
-    person = shared.query("SELECT id FROM person WHERE token = ?", home[1:])
-    shared.query("INSERT INTO job (key, person_id, command, stream) VALUES (?, ?, 'check', 'torture')", key, person)
-    path = shared.folder / "jobs" / f"{key}.output"
-    path.parent.mkdir(exist_ok=True)
+    path = insert_job(shared, key, "torture")
     output, data = Output(path), text.encode()
 
     def message(start: int, end: int) -> dict[str, object]:
@@ -447,10 +547,7 @@ def test_only_known_commands_are_run(shared: Showcase, command: str, status: int
 @pytest.mark.parametrize(("position", "status"), [("0", 200), ("1", 200), ("999999", 200), ("-1", 400), ("one", 400)])
 def test_output_is_fetched_from_a_position(shared: Showcase, position: str, status: int) -> None:
     key = f"job-at-{position}"
-    person = shared.query("SELECT id FROM person WHERE token = ?", shared.link("organiser")[1:])
-    shared.query("INSERT INTO job (key, person_id, command, stream) VALUES (?, ?, 'check', ?)", key, person, key)
-    (shared.folder / "jobs").mkdir(exist_ok=True)
-    (shared.folder / "jobs" / f"{key}.output").write_bytes(b"abc")
+    insert_job(shared, key, key).write_bytes(b"abc")
     found, body = shared.request("GET", f"{shared.link('organiser')}/jobs/{key}/output?position={position}")
     assert found == status
     assert status != 200 or body == b"abc"[int(position):]
@@ -526,6 +623,9 @@ def test_one_process_is_enough(people: People, tmp_path: Path) -> None:
         expect(board.locator(".grid .sum").nth(1)).to_have_text("1")
         organiser.get_by_role("button", name="Run").first.click()
         expect(organiser.locator(".exit")).to_have_text("exit 1")
+        expect_lines(organiser, plain(run_report(showcase, "check", 1)))
+        organiser.get_by_role("link", name="@rails/actioncable").click()
+        expect(organiser.locator("cable-state")).to_have_text("Live")
         expect_lines(organiser, plain(run_report(showcase, "check", 1)))
         board.close()
         organiser.close()

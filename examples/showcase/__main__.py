@@ -6,6 +6,7 @@ import argparse
 import os
 import socket
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -46,7 +47,7 @@ def main() -> int:
     if options.one_process:
         from fastcable.asgi import CableMiddleware
 
-        app = CableMiddleware(app)
+        app = CableMiddleware(app, **tomllib.loads((HERE / "fastcable.toml").read_text()))
     print(f"The showcase is on http://{options.host}:{port}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
     return 0

@@ -27,6 +27,9 @@ from examples.showcase.output import output_path
 from examples.showcase.pages import HERE, form, page
 from examples.showcase.reports import COMMANDS
 
+CLIENTS = {"fastcable": "terminal", "actioncable": "terminal_actioncable"}
+"""What the page may listen with, and which script does it."""
+
 
 def launch(app: Starlette, key: str) -> None:
     """Start job.py, which goes its own way."""
@@ -72,7 +75,11 @@ def job_of(request: Request) -> tuple[Person, Row]:
 
 async def follow(request: Request) -> Response:
     person, job = job_of(request)
-    return page(request, "job.html", person, job=job, command=COMMANDS[job["command"]])
+    client = request.query_params.get("client", "fastcable")
+    if client not in CLIENTS:
+        raise HTTPException(400, f"wanted: a client, one of {', '.join(CLIENTS)}")
+    command = COMMANDS[job["command"]]
+    return page(request, "job.html", person, job=job, command=command, client=client, script=CLIENTS[client])
 
 
 async def output(request: Request) -> Response:

@@ -21,7 +21,7 @@ from examples.showcase.output import Output, output_path, read_text
 from examples.showcase.reports import COMMANDS
 from fastcable import AsyncPublisher, PublishError
 
-ROWS, COLUMNS = 32, 100  # as terminal.js
+ROWS, COLUMNS = 32, 100  # as command_output.js
 CHUNK = 16 * 1024  # bytes of output in a message
 RETRY_SECONDS = 0.5
 PATIENCE = 60.0  # seconds after the end for what could not be published until then

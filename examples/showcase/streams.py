@@ -40,4 +40,10 @@ def offline_playlist(person: Person, request: str) -> str:
 
 
 def output(person: Person, job: str) -> str:
-    return f"output-{event_part(person)}-{person.key}-{job}"
+    """As fastcable.toml says, so that Action Cable's clients may name it by its parts."""
+    return f"output:{event_part(person)}:{person.key}:{job}"
+
+
+def output_parts(stream: str) -> dict[str, str]:
+    """The attributes from which terminal_actioncable.js makes its identifier."""
+    return dict(zip(("data-event", "data-user", "data-job"), stream.split(":")[1:], strict=False))
