@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fastcable import __version__
-from tests.harness import PATIENCE, TEXT, Client, ServerProcess, Spawn
-from tests.snippets import ROOT, at, snippet
+from tests import rails
+from tests.harness import TEXT, Client, ServerProcess, Spawn
+from tests.rails import GEM, Application, ruby
+from tests.snippets import at, snippet
 
-GEM = ROOT / "clients" / "ruby"
 README = "clients/ruby/README.md"
 TESTS = sorted(path.stem for path in GEM.glob("test/*_test.rb"))
-OURS = re.compile(r"FASTCABLE_|(NAVIGATOR|TURBO_CABLE)_BROADCAST_URL$|RAILS_ENV$|RACK_ENV$|RUBY")
-CLEAN = {name: value for name, value in os.environ.items() if not OURS.match(name)}
 
 Run = Callable[..., str]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs a command in an empty directory; what it prints. It must succeed, and Ruby must warn of nothing of ours."""
-
-    def run(*command: str | Path, **environment: str) -> str:
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**CLEAN, "HOME": str(tmp_path), **environment},
-            capture_output=True, text=True, timeout=4 * PATIENCE,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        # Debian's Rails has warnings of its own.
-        lines = done.stderr.splitlines()
-        assert [line for line in lines if "warning: " in line and line.startswith((str(GEM), str(tmp_path)))] == []
-        return done.stdout
-
-    return run
+    """Runs a command in an empty folder."""
+    return partial(rails.run, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +42,6 @@ def keyed() -> Iterator[ServerProcess]:
 
 def broadcast_url(server: ServerProcess) -> str:
     return f"http://127.0.0.1:{server.port}/_broadcast"
-
-
-def ruby(*arguments: str | Path) -> list[str | Path]:
-    return ["ruby", "-w", "-I", GEM / "lib", *arguments]
 
 
 @pytest.mark.parametrize("name", TESTS)
@@ -108,25 +90,6 @@ def test_it_has_the_version_of_the_server(run: Run) -> None:
 # --- in Rails ---------------------------------------------------------------------------------------------------------
 
 
-class Application:
-    """A Rails application that has this config/cable.yml."""
-
-    def __init__(self, run: Run, root: Path, cable_yml: str) -> None:
-        self._run = run
-        self._config = root / "config"
-        self._config.mkdir()
-        (self._config / "cable.yml").write_text(cable_yml)
-
-    def initializer(self, source: str) -> None:
-        (self._config / "initializers").mkdir()
-        (self._config / "initializers" / "fastcable.rb").write_text(source)
-
-    def run(self, program: str, **environment: str) -> str:
-        return self._run(
-            *ruby("-r", GEM / "test" / "application.rb", "-e", program), **{"RAILS_ENV": "production", **environment}
-        )
-
-
 def receive(client: Client, *texts: str) -> None:
     for text in texts:
         while (frame := client.read_frame()) == (TEXT, b'{"type":"ping"}'):
@@ -134,8 +97,8 @@ def receive(client: Client, *texts: str) -> None:
         assert frame == (TEXT, text.encode())
 
 
-def test_rails_broadcasts_with_nothing_but_cable_yml(keyed: ServerProcess, run: Run, tmp_path: Path) -> None:
-    application = Application(run, tmp_path, at(keyed.port, snippet(README, "yaml", "# config/cable.yml")))
+def test_rails_broadcasts_with_nothing_but_cable_yml(keyed: ServerProcess, tmp_path: Path) -> None:
+    application = Application(tmp_path, at(keyed.port, snippet(README, "yaml", "# config/cable.yml")))
     program = """
         p ActionCable.server.broadcast("news", { title: "<b> & ü" })
         p ScoresChannel.broadcast_to("final", { "heat" => 2**70 })
@@ -155,9 +118,10 @@ def test_rails_broadcasts_with_nothing_but_cable_yml(keyed: ServerProcess, run: 
         )
 
 
-def test_rails_publishes_to_both_while_pages_move(server: ServerProcess, run: Run, tmp_path: Path) -> None:
-    application = Application(run, tmp_path, "production: {adapter: async}\n")
-    application.initializer(at(server.port, snippet("docs/migrating.md", "ruby", "# config/initializers/fastcable.rb")))
+def test_rails_publishes_to_both_while_pages_move(server: ServerProcess, tmp_path: Path) -> None:
+    application = Application(tmp_path, "production: {adapter: async}\n")
+    initializer = snippet("docs/migrating.md", "ruby", "# config/initializers/fastcable.rb")
+    application.write("initializers/fastcable.rb", at(server.port, initializer))
     program = """
         received = Queue.new
         subscribed = Queue.new
@@ -174,12 +138,12 @@ def test_rails_publishes_to_both_while_pages_move(server: ServerProcess, run: Ru
         receive(client, '{"type":"message","stream":"news","data":{"at":"2026-01-01T00:00:00.000Z"}}')
 
 
-def test_a_wrong_entry_of_cable_yml_is_named_when_rails_starts(run: Run, tmp_path: Path) -> None:
-    application = Application(run, tmp_path, "production: {adapter: fastcable, timeuot: 1}\n")
+def test_a_wrong_entry_of_cable_yml_is_named_when_rails_starts(tmp_path: Path) -> None:
+    application = Application(tmp_path, "production: {adapter: fastcable, timeuot: 1}\n")
     with pytest.raises(AssertionError, match=r"config/cable\.yml: unknown option timeuot \(ArgumentError\)"):
         application.run("")
 
 
-def test_other_adapters_are_left_alone(run: Run, tmp_path: Path) -> None:
-    application = Application(run, tmp_path, "production: {adapter: redis, url: 'redis://127.0.0.1', ssl_params: 1}\n")
+def test_other_adapters_are_left_alone(tmp_path: Path) -> None:
+    application = Application(tmp_path, "production: {adapter: redis, url: 'redis://127.0.0.1', ssl_params: 1}\n")
     assert application.run("puts Fastcable.configuration.url") == "http://127.0.0.1:3000/_broadcast\n"
