@@ -97,8 +97,10 @@ def load_keywords(
         else:
             raw = list(value) if isinstance(value, tuple) else value
             sources.take(_KEYWORD, name, caller, OPTIONS[name].kind.accept, raw)
+    _derive_keys(sources)
     settings = Settings(**sources.values)  # type: ignore[arg-type]
     _check_paths(settings, sources)
+    _check_keys(settings, sources)
     return Loaded(settings, sources.origins, [*sources.warnings, *_closed_channels(settings)])
 
 

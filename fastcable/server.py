@@ -26,11 +26,9 @@ from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
-from fastcable.authorization import authorizer
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.cores import available_cores
-from fastcable.dialects._actioncable import variants
-from fastcable.dialects._simple import SimpleDialect
+from fastcable.dialects.configured import configured
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.retained import Retained
 from fastcable.settings import Settings, SettingsError
@@ -63,17 +61,16 @@ class Server:
         self.hub.broker = MemoryBroker(self.hub)
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)
-        self.simple = SimpleDialect(self.hub, encoding, settings.max_errors)
-        dialects = variants(self.hub, encoding, authorizer(settings), settings.max_identifier_size)
-        default = self.simple if settings.default_protocol == "simple" else dialects["actioncable"]
+        dialects = configured(settings, self.hub, encoding)
         closing = Deadlines(settings.close_timeout)
         lingering = Deadlines(LINGER_SECONDS)
         self.cable = Cable(settings, self.hub, closing, lingering, loop.time)
         self.heartbeat = Heartbeat(
-            self.cable, self.simple.ping, beat_seconds(settings), settings, dialects["actioncable"].ping)
+            self.cable, dialects["simple"].ping, beat_seconds(settings), settings, dialects["actioncable"].ping)
         self.cable.heartbeat = self.hub.socket_ids = self.heartbeat
         self.site = Site(
-            settings, loop.time, lingering, self.cable, default, self.max_connections, HTTP_DESCRIPTORS, dialects)
+            settings, loop.time, lingering, self.cable, dialects["default"], self.max_connections, HTTP_DESCRIPTORS,
+            dialects)
         self.requests = self.site.requests
         # State
         self.sockets: list[socket.socket] = []

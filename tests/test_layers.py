@@ -26,6 +26,7 @@ LAYERS = (
     ("_hub",),
     ("_outbox",),
     ("brokers", "brokers.memory", "dialects", "dialects._simple", "dialects._actioncable", "_connection"),
+    ("dialects.configured",),
     ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them

@@ -12,6 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from fastcable.signing import sign
 from tests.harness import (
     CABLE_UPGRADE,
     PATIENCE,
@@ -25,6 +26,7 @@ from tests.harness import (
 )
 
 BINARY = 2
+SECRET = "0123456789abcdef" * 4
 SERVERS = ("serve", "uvicorn", "hypercorn")
 CLOSED_AT_STOP = {
     "serve": (1001, "server stopping"),
@@ -331,6 +333,17 @@ def test_action_cable_can_be_the_default(start: Start) -> None:
     with Client(start(default_protocol="actioncable").port) as client:
         client.upgrade()
         assert client.receive()["type"] == "welcome"
+
+
+def test_signed_streams(start: Start) -> None:
+    server = start(signed_streams="required", turbo_secret=SECRET)
+    name = sign("chat/7", SECRET.encode())
+    with server.connect(name) as client:
+        assert server.post({"stream": "chat/7", "data": 1}) == (200, {"subscribers": 1})
+        client.expect(message(name, 1))
+        for unsigned in "chat/7", name[:-1]:
+            client.command(type="subscribe", stream=unsigned)
+            client.expect(complaint("stream must be a signed name", stream=unsigned))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

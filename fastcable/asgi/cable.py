@@ -11,12 +11,9 @@ from fastcable._endpoints import Endpoints
 from fastcable._hub import Hub
 from fastcable._outbox import Limits
 from fastcable._texts import TextGroup
-from fastcable.authorization import authorizer
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.configuration import FIXED_PATHS
-from fastcable.dialects import Dialect
-from fastcable.dialects._actioncable import variants
-from fastcable.dialects._simple import SimpleDialect
+from fastcable.dialects.configured import configured
 from fastcable.origins import AllowedOrigins
 from fastcable.retained import Retained
 from fastcable.settings import Settings
@@ -44,11 +41,7 @@ class Cable:
         own = (settings.cable_path, settings.broadcast_path, *FIXED_PATHS)
         self.paths = frozenset(path.encode() for path in own if path != "/health")
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
-        simple = SimpleDialect(self.hub, TextGroup, settings.max_errors)
-        self.dialects: dict[str, Dialect] = variants(
-            self.hub, TextGroup, authorizer(settings), settings.max_identifier_size)
-        self.dialects["default"] = (
-            simple if settings.default_protocol == "simple" else self.dialects["actioncable"])
+        self.dialects = configured(settings, self.hub, TextGroup)
         # State
         self._connections = 0
         self._lock = threading.Lock()

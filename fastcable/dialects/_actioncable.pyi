@@ -9,7 +9,7 @@ class ActionCableDialect:
     to; its answers are remembered. An identifier of more than `max_identifier_size` bytes is rejected; 0: none is.
 
     `reconfirms`: a subscription that is live already is confirmed again. `pongs`: the client is told that it may
-    answer pings.
+    answer pings. `claimed`: streams are kept to those whose `claims`, which each subscriber has, allow them.
     """
 
     ping: bytes
@@ -24,6 +24,7 @@ class ActionCableDialect:
         *,
         reconfirms: bool = False,
         pongs: bool = False,
+        claimed: bool = False,
     ) -> None: ...
     def opened(self, subscriber: Subscriber) -> None: ...
     def received(self, subscriber: Subscriber, text: bytes) -> None: ...
@@ -33,7 +34,11 @@ class ActionCableDialect:
     def open_group(self, stream: str, key: object) -> Group: ...
 
 def variants(
-    hub: Hub, encoding: Encoding, authorizer: Callable[[str, dict[str, Any]], str | None], max_identifier_size: int
+    hub: Hub,
+    encoding: Encoding,
+    authorizer: Callable[[str, dict[str, Any]], str | None],
+    max_identifier_size: int,
+    claimed: bool = False,
 ) -> dict[str, Dialect]:
     """The dialect as each kind of client wants it, by the names that `negotiate` gives them."""
 

@@ -52,10 +52,11 @@ cdef class ActionCableDialect:
     cdef object stream_of
     cdef size_t max_identifier_size
     cdef bint reconfirms
+    cdef bint claimed
     cdef bytes welcome
 
     def __init__(self, Hub hub not None, encoding, authorizer, size_t max_identifier_size, *, bint reconfirms=False,
-                 bint pongs=False):
+                 bint pongs=False, bint claimed=False):
         self.ping = b'{"type":"ping","message":%d}'
         self.timed_pings = True
         self.loses_silently = True
@@ -64,6 +65,7 @@ cdef class ActionCableDialect:
         self.stream_of = lru_cache(maxsize=256)(partial(_stream_of, authorizer))
         self.max_identifier_size = max_identifier_size
         self.reconfirms = reconfirms
+        self.claimed = claimed
         self.welcome = b'{"type":"welcome","sid":"%b"' + (b',"extensions":["pong"]}' if pongs else b"}")
 
     def opened(self, Subscriber subscriber not None):
@@ -91,6 +93,7 @@ cdef class ActionCableDialect:
             stream = self.stream_of.__wrapped__(identifier)
         if (
             stream is None
+            or (self.claimed and not subscriber.claims.allows(stream))
             # A group keeps its identifier.
             or 0 < self.max_identifier_size < <size_t>len(identifier.encode())
             or not self.hub.subscribe(subscriber, stream, identifier)
@@ -111,10 +114,10 @@ cdef class ActionCableDialect:
         return self.encoding(b'{"identifier":%b,"message":' % orjson.dumps(key), b"}")
 
 
-def variants(hub, encoding, authorizer, max_identifier_size):
+def variants(hub, encoding, authorizer, max_identifier_size, claimed=False):
     return {
         f"actioncable{'+stock' * stock}{'+pong' * pong}": ActionCableDialect(
-            hub, encoding, authorizer, max_identifier_size, reconfirms=stock, pongs=pong)
+            hub, encoding, authorizer, max_identifier_size, reconfirms=stock, pongs=pong, claimed=claimed)
         for stock in (False, True) for pong in (False, True)
     }
 

@@ -1,6 +1,7 @@
 from typing import Final
 
 from fastcable._hub import Group, Hub, Subscriber
+from fastcable.channels import Verifier
 from fastcable.dialects import Encoding
 
 KEY: Final = "simple"
@@ -19,3 +20,16 @@ class SimpleDialect:
     def gap(self, stream: str, key: object, missed: int) -> bytes: ...
     def farewell(self, code: int, reason: str) -> bytes | None: ...
     def open_group(self, stream: str, key: object) -> Group: ...
+
+class GuardedDialect(SimpleDialect):
+    """The same protocol where names are signed (`verifier`) or streams are kept to those whose token opens them
+    (`claimed`: each subscriber has `claims`).
+
+    A name that nobody has signed is a bad command, whatever is wrong with it; one of more than `max_identifier_size`
+    bytes is, too (0: any length). A stream that the claims do not allow is refused, but is no bad command.
+    """
+
+    def __init__(
+        self, hub: Hub, encoding: Encoding, max_errors: int,
+        verifier: Verifier | None, max_identifier_size: int, claimed: bool,
+    ) -> None: ...

@@ -1,11 +1,16 @@
 # cython: language_level=3
-"""fastcable's own protocol: one JSON object per text frame, spoken to clients that offer no subprotocol."""
+"""fastcable's own protocol: one JSON object per text frame, spoken to clients that offer no subprotocol.
+
+There are two dialects of it. `SimpleDialect` is for streams that are open to everybody. With `GuardedDialect` a name
+may be a signed one, and the stream that it stands for may be kept to those whose token opens it: the stream then is not
+what the client said, so the group's key is the name as the client sent it, and all frames repeat that.
+"""
 
 from libc.stdint cimport uint32_t
 
 from fastcable._hub cimport Subscriber
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import orjson
 
@@ -24,6 +29,9 @@ cdef dict _KINDS = {"subscribe": SUBSCRIBE, "unsubscribe": UNSUBSCRIBE, "hello":
 cdef enum:
     # Commands as short as this are remembered, with what they mean: after a restart everybody says the same again.
     REPEATED_COMMAND = 320
+    REPEATED_SIGNED_COMMAND = 512
+
+cdef str _UNSIGNED = "must be a signed name"
 
 
 cdef class SimpleDialect:
@@ -46,7 +54,7 @@ cdef class SimpleDialect:
     def received(self, Subscriber subscriber not None, bytes text not None):
         cdef Kind kind
         cdef str stream, problem
-        kind, stream, problem = _read(text) if len(text) <= REPEATED_COMMAND else _read_command(text)
+        kind, stream, problem = _read(text) if len(text) <= REPEATED_COMMAND else _read.__wrapped__(text)
         if kind == SUBSCRIBE:
             if not self.hub.subscribe(subscriber, stream, KEY):
                 # A page with hundreds of streams on one socket is real: refused, but nothing to be cut off for.
@@ -54,15 +62,24 @@ cdef class SimpleDialect:
         elif kind == UNSUBSCRIBE:
             self.hub.unsubscribe(subscriber, stream, KEY)
         elif kind == HELLO:
-            subscriber.answer(b'{"type":"hello","socket":"%b"}' % self.hub.socket_id(subscriber).encode())
+            self.hello(subscriber)
         elif kind == INVALID:
-            subscriber.answer(_error(problem, stream))
-            if self.max_errors:
-                subscriber.errors += 1
-                if subscriber.errors > self.max_errors:
-                    subscriber.close(1008, "too many bad commands")
+            self.complain(subscriber, problem, stream)
             return
         subscriber.errors = 0
+
+    cdef int hello(self, Subscriber subscriber) except -1:
+        subscriber.answer(b'{"type":"hello","socket":"%b"}' % self.hub.socket_id(subscriber).encode())
+        return 0
+
+    cdef int complain(self, Subscriber subscriber, str problem, str stream) except -1:
+        """Answer a bad command, and count it."""
+        subscriber.answer(_error(problem, stream))
+        if self.max_errors:
+            subscriber.errors += 1
+            if subscriber.errors > self.max_errors:
+                subscriber.close(1008, "too many bad commands")
+        return 0
 
     def confirmed(self, Subscriber subscriber not None, str stream not None, key):
         subscriber.answer(_subscribed(stream))
@@ -77,8 +94,70 @@ cdef class SimpleDialect:
         return self.encoding(b'{"type":"message","stream":%b,"data":' % orjson.dumps(stream), b"}")
 
 
-def _read_command(bytes text):
-    """What a command means: its kind, its stream, and what is wrong with it."""
+cdef class GuardedDialect(SimpleDialect):
+    cdef object stream_of  # None: a name is the stream's
+    cdef object read
+    cdef bint claimed
+
+    def __init__(self, hub, encoding, uint32_t max_errors, verifier, size_t max_identifier_size, bint claimed):
+        SimpleDialect.__init__(self, hub, encoding, max_errors)
+        self.claimed = claimed
+        if verifier is None:
+            self.stream_of = None
+            problem_of = stream_name_error
+        else:
+            self.stream_of = lru_cache(maxsize=256)(verifier.verify)
+            problem_of = partial(_signed_name_error, max_identifier_size)
+        self.read = lru_cache(maxsize=256)(partial(_read_command, problem_of))
+
+    def received(self, Subscriber subscriber not None, bytes text not None):
+        cdef Kind kind
+        cdef str name, problem
+        kind, name, problem = (self.read if len(text) <= REPEATED_SIGNED_COMMAND else self.read.__wrapped__)(text)
+        if kind == SUBSCRIBE:
+            stream = self.stream(name)
+            if stream is None:
+                self.complain(subscriber, f"stream {_UNSIGNED}", name)
+                return
+            # Neither is a mistake of the page's.
+            if self.claimed and not subscriber.claims.allows(stream):
+                subscriber.answer(_error("not allowed", name))
+            elif not self.hub.subscribe(subscriber, stream, name):
+                subscriber.answer(_error("too many subscriptions", name))
+        elif kind == UNSUBSCRIBE:
+            self.hub.withdraw(subscriber, name)
+        elif kind == HELLO:
+            self.hello(subscriber)
+        elif kind == INVALID:
+            self.complain(subscriber, problem, name)
+            return
+        subscriber.errors = 0
+
+    cdef str stream(self, str name):
+        """The stream that a name stands for; None: it is none that was signed."""
+        if self.stream_of is None:
+            return name
+        return (self.stream_of if len(name) <= REPEATED_SIGNED_COMMAND else self.stream_of.__wrapped__)(name)
+
+    def confirmed(self, Subscriber subscriber not None, stream, str key not None):
+        subscriber.answer(_subscribed(key))
+
+    def gap(self, stream, str key not None, missed):
+        return SimpleDialect.gap(self, key, None, missed)
+
+    def open_group(self, stream, str key not None):
+        return SimpleDialect.open_group(self, key, None)
+
+
+def _signed_name_error(size_t max_size, name):
+    if type(name) is not str or 0 < max_size < <size_t>len(name.encode()):
+        return _UNSIGNED
+    return None
+
+
+def _read_command(problem_of, bytes text):
+    """What a command means: its kind, its stream, and what is wrong with it. `problem_of(stream)` says what is wrong
+    with the name of a stream, None if nothing is."""
     try:
         command = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -88,7 +167,7 @@ def _read_command(bytes text):
     name = command.get("type")
     kind = _KINDS.get(name, INVALID) if type(name) is str else INVALID
     stream = command.get("stream")
-    problem = stream_name_error(stream)
+    problem = problem_of(stream)
     if kind == INVALID:
         return (INVALID, None if problem else stream,
                 'type must be "subscribe", "unsubscribe", "hello" or "pong"')
@@ -99,7 +178,7 @@ def _read_command(bytes text):
     return kind, None, None
 
 
-cdef object _read = lru_cache(maxsize=256)(_read_command)
+cdef object _read = lru_cache(maxsize=256)(partial(_read_command, stream_name_error))
 
 
 @lru_cache(maxsize=256)
