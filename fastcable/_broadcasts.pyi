@@ -7,10 +7,17 @@ from fastcable.settings import Settings
 class Hub(Protocol):
     """Where broadcasts go. `data` is the raw text of a JSON value."""
 
-    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> object: ...
+    def publish(
+        self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None, embedded: bool = False
+    ) -> object: ...
     def subscribers(self, stream: str) -> int: ...
     @property
     def congested(self) -> bool: ...
+    @property
+    def sessions(self) -> Sessions: ...
+
+class Sessions(Protocol):
+    def disconnect(self, identifier: str, reconnect: bool) -> object: ...
 
 class Peer(Protocol):
     """The connection a request came on."""
@@ -28,8 +35,9 @@ class Broadcasts:
     def begin(self, request: Request, peer: Peer) -> Response | None:
         """Refuse a request at the end of its head, or (None) have its body read."""
 
-    def publish(self, body: bytes) -> Response:
-        """Accept a broadcast or a batch of them as a whole, or refuse it."""
+    def publish(self, body: bytes, request: Request | None = None) -> Response:
+        """Accept a broadcast or a batch of them as a whole, or refuse it. It is in the form for which `request` has the
+        key; None: fastcable's own."""
 
     def count(self, request: Request, peer: Peer) -> Response:
         """How many subscribe to the stream that the query names."""

@@ -3,6 +3,10 @@
 
 The order of the checks is part of the interface. Of a broadcast: method, permission, type, size (`begin`), then the body
 (`publish`). Of a count: method, permission, query (`count`).
+
+The key tells the form of what is posted. With the `broadcast_key`, or without any where none is set, it is fastcable's own.
+With a key that AnyCable makes of its secret it is AnyCable's, whose publishers ask for an empty 201, send JSON in a string,
+and commands.
 """
 
 from fastcable._request cimport Request
@@ -13,19 +17,21 @@ from functools import lru_cache
 import orjson
 
 from fastcable._json import member_spans
+from fastcable.configuration import API_PATH
 from fastcable.origins import parse_origin
-from fastcable.response import error, json_response
+from fastcable.response import Response, error, json_response
 from fastcable.retained import retained_size
+from fastcable.signing import bearer_key
 from fastcable.stream_name import stream_name_error
 
 cdef object _is_loopback_host = re.compile(
     rb"(?:[a-z0-9_-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"
 ).fullmatch
 
+cdef bytes _API_PATH = API_PATH.encode()
+
 cdef object _NOT_POST = error(405, "broadcasts are posted: POST only", b"Allow: POST\r\n")
 cdef object _NOT_GET = error(405, "GET and HEAD only", b"Allow: GET, HEAD\r\n")
-cdef object _NO_KEY = error(
-    401, "Authorization: Bearer with the broadcast_key is required", b"WWW-Authenticate: Bearer\r\n")
 cdef object _NOT_LOCAL = error(
     403, "without a broadcast_key only this machine may publish: set broadcast_key and send it as "
          "Authorization: Bearer KEY")
@@ -35,6 +41,7 @@ cdef object _FORWARDED = error(
 cdef object _FOREIGN_PAGE = error(
     403, "without a broadcast_key no page of another host may publish: set broadcast_key and post "
          "from the application, with Authorization: Bearer KEY")
+cdef object _ACCEPTED = Response(201, b"", b"")
 cdef object _NOT_JSON = error(415, "Content-Type must be application/json")
 cdef object _ENCODED = error(415, "a Content-Encoding is not taken")
 cdef object _CONGESTED = error(503, "more is posted than can be sent: try again later", b"Retry-After: 1\r\n")
@@ -43,6 +50,21 @@ cdef object _CONGESTED = error(503, "more is posted than can be sent: try again 
 def is_loopback_address(str address not None):
     address = address.removeprefix("::ffff:")
     return address == "::1" or address.startswith("127.")
+
+
+cdef object _no_key(str accepted):
+    return error(401, f"Authorization: Bearer with {accepted} is required", b"WWW-Authenticate: Bearer\r\n")
+
+
+cdef bint _bears(Request request, bytes key) except -1:
+    """Whether a request has this key; an empty one has nobody."""
+    import hmac
+
+    credentials = request.values(b"authorization")
+    if not key or len(credentials) != 1:
+        return False
+    scheme, _, given = credentials[0].partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(b" "), key)
 
 
 class Refused(Exception):
@@ -55,14 +77,29 @@ class Refused(Exception):
 
 cdef class Broadcasts:
     cdef object hub
-    cdef bytes key  # empty: only this machine may publish
+    # Of broadcasts in our form, in AnyCable's, and in AnyCable's at API_PATH; all empty: only this machine may publish.
+    cdef bytes key
+    cdef bytes anycable_key
+    cdef bytes api_key
+    cdef object no_key
+    cdef object no_api_key
     cdef Py_ssize_t max_size
     cdef Py_ssize_t max_batch
     cdef Py_ssize_t max_retained
 
     def __init__(self, settings, hub):
         self.hub = hub
-        self.key = settings.broadcast_key.encode() if settings.broadcast_key else b""
+        self.key = self.anycable_key = self.api_key = b""
+        accepted = []
+        if settings.broadcast_key:
+            self.key = settings.broadcast_key.encode()
+            accepted.append("the broadcast_key")
+        if settings.secret:
+            self.anycable_key = bearer_key(settings.secret, "broadcast-cable").encode()
+            self.api_key = bearer_key(settings.secret, "api-cable").encode()
+            accepted.append("the secret's broadcast-cable key")
+        self.no_key = _no_key(" or ".join(accepted))
+        self.no_api_key = _no_key("the secret's api-cable key")
         self.max_size = settings.max_broadcast_size
         self.max_batch = settings.max_batch
         self.max_retained = settings.max_retained_bytes
@@ -73,12 +110,13 @@ cdef class Broadcasts:
         refusal = self.check_permission(request, peer)
         if refusal is not None:
             return refusal
-        content_type = request.fields.get(b"content-type", b"")
-        if content_type != b"application/json" and (
-            content_type.partition(b";")[0].rstrip().lower() != b"application/json"
-            or len(request.values(b"content-type")) > 1
-        ):
-            return _NOT_JSON
+        if not self.in_anycable_form(request):
+            content_type = request.fields.get(b"content-type", b"")
+            if content_type != b"application/json" and (
+                content_type.partition(b";")[0].rstrip().lower() != b"application/json"
+                or len(request.values(b"content-type")) > 1
+            ):
+                return _NOT_JSON
         if b"content-encoding" in request.fields:
             return _ENCODED
         if self.max_size and request.length is not None and request.length > self.max_size:
@@ -97,19 +135,18 @@ cdef class Broadcasts:
             return error(problem.status, str(problem))
 
     cdef object check_permission(self, Request request, peer):
-        return self.check_key(request) if self.key else _check_local(request, peer)
+        if not self.key and not self.anycable_key:
+            return _check_local(request, peer)
+        if self.api_key and request.path == _API_PATH:
+            return None if _bears(request, self.api_key) else self.no_api_key
+        return None if _bears(request, self.key) or _bears(request, self.anycable_key) else self.no_key
 
-    cdef object check_key(self, Request request):
-        import hmac
+    cdef bint in_anycable_form(self, Request request) except -1:
+        """Which form the body has of a request that may publish."""
+        return len(self.anycable_key) > 0 and (request.path == _API_PATH or not _bears(request, self.key))
 
-        credentials = request.values(b"authorization")
-        if len(credentials) == 1:
-            scheme, _, key = credentials[0].partition(b" ")
-            if scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(b" "), self.key):
-                return None
-        return _NO_KEY
-
-    def publish(self, bytes body not None):
+    def publish(self, bytes body not None, Request request=None):
+        cdef bint anycable = request is not None and self.in_anycable_form(request)
         cdef Py_ssize_t subscribers = 0
         cdef Py_ssize_t index
         cdef list spans
@@ -120,13 +157,17 @@ cdef class Broadcasts:
         except orjson.JSONDecodeError as problem:
             return error(400, _json_problem(body, problem))
         try:
+            if anycable:
+                self.accept_anycable(value, body)
+                return _ACCEPTED
             if type(value) is dict:
                 _check_message(value)
+                _check_options(value)
                 spans = member_spans(body, b"data")
                 self.check_retained(value, spans[0])
                 subscribers = self.accept(value, spans[0])
             elif type(value) is list:
-                spans = self.check_batch(value, body)
+                spans = self.check_batch(value, body, False)
                 for index in range(len(spans)):
                     subscribers += self.accept((<list>value)[index], spans[index])
             else:
@@ -142,7 +183,33 @@ cdef class Broadcasts:
         self.hub.publish(stream, data, message.get("retain", False), message.get("exclude"))
         return subscribers
 
-    cdef list check_batch(self, list messages, bytes body):
+    cdef int accept_anycable(self, value, bytes body) except -1:
+        """Do what AnyCable's publishers ask for: publish one message or several, or disconnect somebody."""
+        cdef list messages
+        cdef list spans
+        cdef Py_ssize_t index
+        if type(value) is dict and "command" in value and "stream" not in value:
+            _check_disconnect(value)
+            payload = (<dict>value)["payload"]
+            self.hub.sessions.disconnect(payload["identifier"], payload.get("reconnect", False))
+            return 0
+        if type(value) is dict:
+            _check_message(value)
+            _check_meta(value)
+            messages = [value]
+            spans = member_spans(body, b"data")
+        elif type(value) is list:
+            messages = value
+            spans = self.check_batch(messages, body, True)
+        else:
+            raise Refused("body must be an object with stream and data or with command, or an array of messages")
+        for index in range(len(messages)):
+            message = messages[index]
+            exclude = (message.get("meta") or {}).get("exclude_socket")
+            self.hub.publish(message["stream"], spans[index], False, exclude, type(message["data"]) is str)
+        return 0
+
+    cdef list check_batch(self, list messages, bytes body, bint anycable):
         """The data of the messages of a batch, if all of it is in order."""
         cdef list spans
         cdef Py_ssize_t index = 0
@@ -151,9 +218,14 @@ cdef class Broadcasts:
         try:
             for index, message in enumerate(messages):
                 _check_message(message)
+                if anycable:
+                    _check_meta(message)
+                else:
+                    _check_options(message)
             spans = member_spans(body, b"data")
-            for index, message in enumerate(messages):
-                self.check_retained(message, spans[index])
+            if not anycable:
+                for index, message in enumerate(messages):
+                    self.check_retained(message, spans[index])
         except Refused as problem:
             raise Refused(f"message {index} of the batch: {problem}", problem.status) from None
         return spans
@@ -182,10 +254,41 @@ cdef int _check_message(message) except -1:
         raise Refused(f"stream {problem}")
     if "data" not in members:
         raise Refused("data is missing")
+    return 0
+
+
+cdef int _check_options(dict members) except -1:
     if type(members.get("retain", False)) is not bool:
         raise Refused("retain must be true or false")
     if type(members.get("exclude", "")) is not str:
         raise Refused("exclude must be a string: the socket id of a client")
+    return 0
+
+
+cdef int _check_meta(dict members) except -1:
+    """The options of AnyCable's messages: of those that are not for its history there is one. null is as none."""
+    meta = members.get("meta")
+    if meta is None:
+        return 0
+    if type(meta) is not dict:
+        raise Refused("meta must be an object")
+    exclude = (<dict>meta).get("exclude_socket")
+    if exclude is not None and type(exclude) is not str:
+        raise Refused("meta.exclude_socket must be a string: the socket id of a client")
+    return 0
+
+
+cdef int _check_disconnect(dict command) except -1:
+    """Raise `Refused` unless a command of AnyCable's is in order."""
+    if command["command"] != "disconnect":
+        raise Refused('command must be "disconnect"')
+    payload = command.get("payload")
+    if type(payload) is not dict:
+        raise Refused("payload must be an object with identifier and reconnect")
+    if type((<dict>payload).get("identifier")) is not str:
+        raise Refused("payload.identifier must be a string: the identifiers of a connection")
+    if type((<dict>payload).get("reconnect", False)) is not bool:
+        raise Refused("payload.reconnect must be true or false")
     return 0
 
 

@@ -9,8 +9,8 @@ from fastcable.settings import Settings
 class Endpoints:
     """The paths of one listener."""
 
-    publish: Callable[[bytes], Response]
-    """Takes the body of a broadcast that may be posted."""
+    publish: Callable[..., Response]
+    """Takes the body of a broadcast that may be posted, and the request that it came with (`Broadcasts.publish`)."""
     def __init__(self, settings: Settings, hub: Hub, *, cable: bool, broadcast: bool, demo: bool) -> None:
         """`cable` and `broadcast` say whether it has these; `demo` adds a page at `/`."""
 

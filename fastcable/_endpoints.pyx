@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from fastcable._broadcasts import Broadcasts
 from fastcable._handshake import handshake
+from fastcable.configuration import API_PATH
 from fastcable.origins import AllowedOrigins
 from fastcable.response import Response, error, json_response
 
@@ -36,6 +37,7 @@ cdef class Endpoints:
         self.cable_path = settings.cable_path.encode() if cable else None
         self.broadcast_path = settings.broadcast_path.encode() if broadcast else None
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
+        self.api_path = API_PATH.encode() if broadcast and settings.secret else None
         self.broadcasts = Broadcasts(settings, hub)
         self.publish = self.broadcasts.publish
         self.files = {b"/" + name.encode(): (name, _JAVASCRIPT) for name in ("fastcable.js", "fastcable-stream.js")}
@@ -52,6 +54,8 @@ cdef class Endpoints:
                 return answer
             # Closed, because a proxy that only saw an Upgrade may keep a tunnel open.
             return error(answer.status, answer.message, answer.headers, close=True)
+        if path == self.api_path:
+            return self.broadcasts.begin(request, peer)
         if path == b"/_streams" and self.broadcast_path:
             return self.broadcasts.count(request, peer)
         if path != b"/health" and path not in self.files:

@@ -315,7 +315,7 @@ cdef class HttpProtocol:
 
     cdef int publish(self, Request request, bytes body, bint close) except -1:
         try:
-            answer = self.endpoints.publish(body)
+            answer = self.endpoints.publish(body, request)
         except Exception:
             logger.exception("a broadcast failed")
             answer = _FAILED

@@ -41,6 +41,7 @@ cdef class Subscriber:
 cdef class Group:
     cdef readonly Stream stream
     cdef readonly object key
+    cdef public bint unwraps
     cdef Counters counters
     cdef Py_ssize_t holders
     cdef bint busy
@@ -68,6 +69,7 @@ cdef class Hub:
     cdef readonly Counters counters
     cdef readonly object retained
     cdef public object socket_ids
+    cdef readonly object sessions
     cdef public object broker
     cdef readonly object call_soon
     cdef object busy
@@ -82,7 +84,7 @@ cdef class Hub:
     cpdef int standing(self, Subscriber subscriber, object key) except -1
     cpdef withdraw(self, Subscriber subscriber, object key)
     cpdef disconnected(self, Subscriber subscriber, bint settle)
-    cpdef deliver(self, str name, bytes data, bint retain=*, str exclude=*)
+    cpdef deliver(self, str name, bytes data, bint retain=*, str exclude=*, bint embedded=*)
     cdef int post(self, Group group, bytes data) except -1
     cdef int post_to_others(self, Group group, bytes data, Subscriber excluded) except -1
     cdef int confirm(self, Stream stream, Group group, Subscriber subscriber) except -1

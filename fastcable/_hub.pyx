@@ -19,6 +19,9 @@ messages (`Group.join` and `Group.leave` tell how), so nobody gets a message fro
 misses one from before its `unsubscribe`. That also serves the one who is to be passed over by a message: it leaves before
 the message is posted and joins after.
 
+Who publishes may have put JSON into a string, as AnyCable's publishers do: an *embedded* message. What the string holds
+is posted to the groups that want it so (`Group.unwraps`), and the string to all others.
+
 A stream's *retained* message is posted like any other, and kept; who joins later is told it right behind the
 confirmation, so that it has the stream's state, and then every change.
 """
@@ -31,6 +34,8 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 import logging
 from collections import deque
 
+from fastcable._json import embedded_json
+from fastcable.sessions import Sessions
 from fastcable.socket_ids import RandomSocketIds
 
 logger = logging.getLogger("fastcable")
@@ -172,12 +177,13 @@ cdef class Stream:
 cdef class Hub:
     """All streams of one server. `call_soon(callback)` runs the callback in the next turn of the event loop;
     `max_subscriptions` is per subscriber, 0 for no limit; `retained` keeps the streams' last values. `socket_ids` knows
-    the names by which a message may exclude a subscriber."""
+    the names by which a message may exclude a subscriber, `sessions` whose subscribers there are."""
 
     def __init__(self, object call_soon not None, Py_ssize_t max_subscriptions=0, retained=None):
         self.streams = {}
         self.retained = retained
         self.socket_ids = RandomSocketIds()
+        self.sessions = Sessions()
         self.counters = Counters()
         self.broker = None
         self.call_soon = call_soon
@@ -289,6 +295,7 @@ cdef class Hub:
         subscriber.held = NULL
         subscriber.held_capacity = 0
         self.socket_ids.forget(subscriber)
+        self.sessions.discard(subscriber)
 
     cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1:
         cdef Group group = <Group>subscription.group
@@ -315,32 +322,43 @@ cdef class Hub:
         """The name by which a message may exclude this subscriber, until it disconnects; nobody can guess it."""
         return self.socket_ids.id_of(subscriber)
 
-    def publish(self, str stream not None, bytes data not None, bint retain=False, str exclude=None):
+    def publish(
+        self, str stream not None, bytes data not None, bint retain=False, str exclude=None, bint embedded=False
+    ):
         """Broadcast one JSON value (its bytes, valid JSON) to a stream; raises what the broker raises.
 
         `retain`: it is the stream's last value for those who subscribe later (`null`: there is none any more).
         `exclude`: the socket id of a subscriber who is not to get it.
+        `embedded`: it is a string that may hold JSON, which some want to have (`Group.unwraps`). It cannot be retained.
         """
-        self.broker.publish(stream, data, retain, exclude)
+        if embedded and retain:
+            raise ValueError("an embedded message cannot be retained")
+        self.broker.publish(stream, data, retain, exclude, embedded)
 
-    cpdef deliver(self, str name, bytes data, bint retain=False, str exclude=None):
+    cpdef deliver(self, str name, bytes data, bint retain=False, str exclude=None, bint embedded=False):
         """Post a message that came from the broker to this process's subscribers."""
         cdef Stream stream = <Stream>self.streams.get(name)
         cdef Group group
         cdef Subscriber excluded
+        cdef bytes unwrapped = data
         self.counters.broadcasts += 1
         if retain and self.retained is not None:
             self.retained.keep(name, data)
         if stream is None:
             return
+        if embedded:
+            for group in stream.groups.values():
+                if group.unwraps:
+                    unwrapped = embedded_json(data)
+                    break
         excluded = None if exclude is None else self.socket_ids.find(exclude)
         if excluded is None:
             for group in stream.groups.values():
-                self.post(group, data)
+                self.post(group, unwrapped if group.unwraps else data)
         else:
             # A copy: if what waited for the excluded one was too much, it is closed, and its group may be gone.
             for group in list(stream.groups.values()):
-                self.post_to_others(group, data, excluded)
+                self.post_to_others(group, unwrapped if group.unwraps else data, excluded)
         if self.busy and not self.scheduled:
             self.scheduled = True
             self.call_soon(self.turn)

@@ -122,3 +122,11 @@ def member_spans(bytes body not None, bytes key not None):
     if _skip_space(text, at, end) != end:
         raise ValueError("something follows the JSON value")
     return spans
+
+
+def embedded_json(bytes string not None):
+    try:
+        text = orjson.loads(string).encode()
+        return string if orjson.loads(text) is None else text
+    except orjson.JSONDecodeError:
+        return string

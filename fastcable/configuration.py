@@ -14,6 +14,7 @@ from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 CONFIG_FILE = "fastcable.toml"
 OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL")  # not options, but ours
 FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js", "/_streams")
+API_PATH = "/api/publish"  # of AnyCable, for broadcasts; it is there with a secret
 STALE = 6  # seconds, of @rails/actioncable and @anycable/core
 SAFE_SECRET = 32  # bytes, those of an HMAC-SHA256 (RFC 7518 §3.2)
 
@@ -148,10 +149,7 @@ def _derive_keys(sources: _Sources) -> None:
     secret = sources.values.get("secret")
     if not isinstance(secret, str):
         return
-    from fastcable.signing import bearer_key
-
     derived: dict[str, tuple[object, tuple[str, ...]]] = {
-        "broadcast_key": (bearer_key(secret, "broadcast-cable"), ("broadcast_key",)),
         "turbo_secret": ((secret,), ("turbo_secret", "secret_key_base")),
         "jwt_secret": ((secret,), ("jwt_secret", "jwt_public_key")),
     }
@@ -167,7 +165,7 @@ def _derive_keys(sources: _Sources) -> None:
 
 def _check_paths(settings: Settings, sources: _Sources) -> None:
     for name, path in (("cable_path", settings.cable_path), ("broadcast_path", settings.broadcast_path)):
-        if path in FIXED_PATHS:
+        if path in FIXED_PATHS or (settings.secret and path == API_PATH):
             raise sources.error(name, f"{path} is taken, fastcable serves something else there")
     if settings.cable_path == settings.broadcast_path:
         name = max("broadcast_path", "cable_path", key=lambda name: sources.ranks[name])
@@ -206,7 +204,7 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
                "(host 0.0.0.0 is all IPv4 addresses, :: all IPv6 addresses)")
     if not local and not settings.allowed_origins:
         yield "allowed_origins is not set: pages of every site may connect"
-    if settings.broadcast_listen and not settings.broadcast_key:
+    if settings.broadcast_listen and not (settings.broadcast_key or settings.secret):
         host, _ = split_address(settings.broadcast_listen)
         if not is_loopback(host):
             yield "broadcast_listen is open to other machines, but without a broadcast_key only this one may publish"

@@ -8,6 +8,7 @@ _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {reason}\r\n".encode()
     for status, reason in {
         200: "OK",
+        201: "Created",
         304: "Not Modified",
         400: "Bad Request",
         401: "Unauthorized",

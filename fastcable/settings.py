@@ -78,13 +78,14 @@ class Settings:
         None, Text("HOST:PORT", address), "give the broadcast endpoint a listener of its own, such as 127.0.0.1:3001")
     broadcast_key: str | None = _option(
         None, Text("KEY", bearer_key, secret=True),
-        "publishers must send Authorization: Bearer KEY; without a key only this machine may publish")
+        "publishers must send Authorization: Bearer KEY; without a key or secret only this machine may publish")
     fanout_threads: int = _option(
         2, Number(1, 16),
         "threads that share a broadcast to thousands of clients, at most one for each core; 1: none but the loop's")
     secret: str | None = _option(
         None, Text("SECRET", secret_text, secret=True),
-        "AnyCable's secret: where they are not set, broadcast_key, turbo_secret and jwt_secret come from it")
+        "AnyCable's secret: its publishers post with the keys that they make of it, and turbo_secret and jwt_secret "
+        "come from it where they are not set")
 
     turbo_secret: tuple[str, ...] = _option(
         (), Texts("SECRETS", secret_text, secret=True),

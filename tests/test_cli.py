@@ -220,7 +220,7 @@ def test_config_masks_secrets_and_what_comes_from_them(name: str) -> None:
     done = fastcable("config")
     assert f"# {name} = ********" in done.stdout
     if name == "secret":
-        assert re.search(r"^# broadcast_key = \*{8} +# secret of fastcable\.toml$", done.stdout, re.MULTILINE)
+        assert re.search(r"^# turbo_secret = \*{8} +# secret of fastcable\.toml$", done.stdout, re.MULTILINE)
     assert "hunter2" not in done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == len(OPTIONS)
 

@@ -375,29 +375,34 @@ def test_secrets_of_all_sources() -> None:
     assert configured('turbo_secret = "a, b"').settings.turbo_secret == ("a, b",)
 
 
-BROADCAST = "42923a28b760e667fc92f7c6123bb07a282822b329dd2ef48e7aee7830d98485"
-
-
 def test_what_comes_from_the_secret_of_anycable() -> None:
     loaded = configured(secret="qwerty")
     settings = loaded.settings
-    assert (settings.broadcast_key, settings.turbo_secret, settings.jwt_secret) == (BROADCAST, ("qwerty",), ("qwerty",))
-    for name in ("broadcast_key", "turbo_secret", "jwt_secret"):
+    assert (settings.turbo_secret, settings.jwt_secret) == (("qwerty",), ("qwerty",))
+    assert settings.broadcast_key is None  # the keys of AnyCable's publishers are others
+    for name in ("turbo_secret", "jwt_secret"):
         assert loaded.origins[name] == "secret of --secret"
     assert "qwerty" not in repr(loaded)
 
 
 @pytest.mark.parametrize(("given", "not_derived"), [
-    ({"broadcast_key": "k"}, "broadcast_key"), ({"turbo_secret": "k"}, "turbo_secret"),
+    ({"turbo_secret": "k"}, "turbo_secret"),
     ({"secret_key_base": "k"}, "turbo_secret"), ({"jwt_secret": "k"}, "jwt_secret"),
     ({"jwt_public_key": "k.pem"}, "jwt_secret"),
 ])
 def test_what_is_given_itself_does_not_come_from_the_secret(given: dict[str, str], not_derived: str) -> None:
-    derived = {"broadcast_key": BROADCAST, "turbo_secret": ("qwerty",), "jwt_secret": ("qwerty",)}
+    derived = {"turbo_secret": ("qwerty",), "jwt_secret": ("qwerty",)}
     loaded = configured(None, {"FASTCABLE_SECRET": "qwerty"}, **given)
     for name, value in derived.items():
         assert (getattr(loaded.settings, name) == value) == (name != not_derived)
         assert (loaded.origins[name] == "secret of FASTCABLE_SECRET") == (name != not_derived)
+
+
+@pytest.mark.parametrize("name", ["cable_path", "broadcast_path"])
+def test_with_a_secret_the_path_of_anycables_api_is_taken(name: str) -> None:
+    assert getattr(configured(**{name: "/api/publish"}).settings, name) == "/api/publish"
+    fault = f"--{name.replace('_', '-')}: /api/publish is taken, fastcable serves something else there"
+    assert complaint(secret=SAFE, **{name: "/api/publish"}) == fault
 
 
 @pytest.mark.parametrize(
@@ -458,6 +463,7 @@ KEYLESS = "broadcast_listen is open to other machines, but without a broadcast_k
         ({}, {"broadcast_listen": "[::1]:1"}, []),
         ({}, {"broadcast_listen": "0.0.0.0:1"}, [KEYLESS]),
         ({}, {"broadcast_listen": "0.0.0.0:1", "broadcast_key": "k"}, []),
+        ({}, {"broadcast_listen": "0.0.0.0:1", "secret": SAFE}, []),
         ({}, {"idle_timeout": "45.5"}, []),
         ({}, {"idle_timeout": "45"}, ["idle_timeout (45 s) is not greater than one and a half ping_interval (30 s): "
                                       "clients that only listen may be closed before they are pinged"]),

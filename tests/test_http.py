@@ -67,7 +67,7 @@ def make_answers(server: HttpServer, size: int) -> None:
     """Have broadcasts answered with so many bytes."""
     hub = server.hub
 
-    def publish(body: bytes) -> Response:
+    def publish(body: bytes, request: object) -> Response:
         hub.publish("chat", body)
         return Response(200, b"x" * size, b"")
 

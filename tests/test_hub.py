@@ -47,8 +47,8 @@ class LateBroker:
         self.hub = hub
         self.calls: list[tuple[str, str]] = []
 
-    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
-        self.hub.deliver(stream, data, retain, exclude)
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool) -> None:
+        self.hub.deliver(stream, data, retain, exclude, embedded)
 
     def subscribe(self, stream: str) -> None:
         self.calls.append(("subscribe", stream))
@@ -261,7 +261,7 @@ def test_a_broker_that_fails_to_subscribe_costs_the_connection_and_leaves_no_str
 
 def test_publish_raises_what_the_broker_raises(server: LocalServer) -> None:
     class BrokenBroker(LateBroker):
-        def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
+        def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool) -> None:
             raise ConnectionError("no broker")
 
     server.server.hub.broker = BrokenBroker(server.server.hub)

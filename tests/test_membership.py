@@ -159,10 +159,10 @@ class RecordedBroker(MemoryBroker):
         self._history = history
         self.sockets: dict[str, Subscriber] = {}
 
-    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool) -> None:
         excluded = None if exclude is None else self.sockets[exclude]
         self._history.broadcast(stream, json.loads(data)[0], retain, excluded)
-        super().publish(stream, data, retain, exclude)
+        super().publish(stream, data, retain, exclude, embedded)
 
 
 STREAMS = ["a", "b", "c", "d"]

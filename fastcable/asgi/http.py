@@ -49,7 +49,7 @@ async def answer(cable: Cable, scope: Scope, receive: Receive, send: Send) -> No
         if isinstance(response, Accept):
             response = _NO_WEBSOCKETS
         elif response is None:
-            response = await _publish(cable, receive)
+            response = await _publish(cable, request, receive)
             if response is None:
                 return
     except BadRequest as problem:
@@ -57,7 +57,7 @@ async def answer(cable: Cable, scope: Scope, receive: Receive, send: Send) -> No
     await respond(scope, send, response, "http.response")
 
 
-async def _publish(cable: Cable, receive: Receive) -> Response | None:
+async def _publish(cable: Cable, request: Request, receive: Receive) -> Response | None:
     """Read the body of a broadcast and accept it; None if the client has gone."""
     body = bytearray()
     while True:
@@ -70,7 +70,7 @@ async def _publish(cable: Cable, receive: Receive) -> Response | None:
             return refusal
         if not event.get("more_body"):
             with cable:
-                return cable.endpoints.publish(bytes(body))
+                return cable.endpoints.publish(bytes(body), request)
 
 
 def oversize(size: int, limit: int) -> Response | None:

@@ -11,8 +11,8 @@ class MemoryBroker:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None) -> None:
-        self._hub.deliver(stream, data, retain, exclude)
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool) -> None:
+        self._hub.deliver(stream, data, retain, exclude, embedded)
 
     def subscribe(self, stream: str) -> None:
         self._hub.confirmed(stream)

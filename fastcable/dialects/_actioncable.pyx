@@ -12,7 +12,7 @@ come serves both. Once it is live, the answer depends on who asks: @rails/action
 it gets one, while others take a confirmation that they do not expect for a reason to unsubscribe.
 """
 
-from fastcable._hub cimport ABSENT, LIVE, Hub, Subscriber
+from fastcable._hub cimport ABSENT, LIVE, Group, Hub, Subscriber
 
 from functools import lru_cache, partial
 
@@ -111,7 +111,9 @@ cdef class ActionCableDialect:
         return disconnect(*_ENDINGS.get(reason, ("invalid_request", True)))
 
     def open_group(self, stream, str key not None):
-        return self.encoding(b'{"identifier":%b,"message":' % orjson.dumps(key), b"}")
+        cdef Group group = self.encoding(b'{"identifier":%b,"message":' % orjson.dumps(key), b"}")
+        group.unwraps = True
+        return group
 
 
 def variants(hub, encoding, authorizer, max_identifier_size, claimed=False):

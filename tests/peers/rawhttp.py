@@ -38,12 +38,21 @@ class RecordingHub:
         self.congested = False
         self.published: list[tuple[str, bytes]] = []
         self.options: list[tuple[bool, str | None]] = []
+        self.embedded: list[bool] = []
+        self.disconnected: list[tuple[str, bool]] = []
+        self.sessions = self
         self.asked: list[str] = []
         self.listeners = 3
 
-    def publish(self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None) -> None:
+    def publish(
+        self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None, embedded: bool = False
+    ) -> None:
         self.published.append((stream, data))
         self.options.append((retain, exclude))
+        self.embedded.append(embedded)
+
+    def disconnect(self, identifier: str, reconnect: bool) -> None:
+        self.disconnected.append((identifier, reconnect))
 
     def subscribers(self, stream: str) -> int:
         self.asked.append(stream)
