@@ -39,8 +39,9 @@ def test_its_links_lead_somewhere() -> None:
         assert fragment in headings if not page else (ROOT / "docs" / page).exists(), target
 
 
-def test_the_configuration_is_right(tmp_path: Path) -> None:
-    (tmp_path / "fastcable.toml").write_text(snippet(PAGE, "toml"))
+@pytest.mark.parametrize("beginning", ["port", "# fastcable.toml of a Rails", "# fastcable.toml in place of AnyCable"])
+def test_the_configuration_is_right(tmp_path: Path, beginning: str) -> None:
+    (tmp_path / "fastcable.toml").write_text(snippet(PAGE, "toml", beginning))
     fastcable("config", "--check", cwd=tmp_path)
     assert re.search(r"^port *= *3100 ", fastcable("config", cwd=tmp_path), re.MULTILINE)
 

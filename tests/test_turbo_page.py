@@ -5,6 +5,10 @@ The page's HTML comes from a view of Debian's Rails, which signs the names of st
 from __future__ import annotations
 
 import json
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, WebSocket, expect
 
-from tests.harness import ServerProcess, Spawn
+from tests.harness import PATIENCE, ServerProcess, Spawn
 from tests.rails import Application
+from tests.snippets import ROOT, at, snippet
 
 PACKAGES = Path(__file__).parent / "js" / "node_modules"
 TURBO = Path(__file__).parent / "peers" / "turbo.rb"
@@ -68,7 +73,7 @@ class Site:
         self._context = context
         self._pages: dict[str, str] = {}
         self.errors: list[str] = []
-        context.route(f"{ORIGIN}/**", self._answer)
+        context.route("**/*", self._answer)
 
     def _answer(self, route: Route) -> None:
         path = urlsplit(route.request.url).path
@@ -81,8 +86,11 @@ class Site:
             route.fulfill(status=404)
 
     def write(self, path: str, port: int, body: str, packages: dict[str, str] = BUNDLE) -> None:
-        self._pages[path] = f"""<!doctype html>
-            <meta name="action-cable-url" content="ws://127.0.0.1:{port}/cable">
+        meta = f'<meta name="action-cable-url" content="ws://127.0.0.1:{port}/cable">'
+        self.write_page(path, meta, body, packages)
+
+    def write_page(self, path: str, meta: str, body: str, packages: dict[str, str] = BUNDLE) -> None:
+        self._pages[path] = f"""<!doctype html>{meta}
             <script type="importmap">{json.dumps({"imports": packages})}</script>
             <script type="module">
                 import {{ cable }} from "@hotwired/turbo-rails"
@@ -90,10 +98,10 @@ class Site:
             </script>
             <title>{path}</title>{body}"""
 
-    def open(self, path: str) -> Page:
+    def open(self, path: str, origin: str = ORIGIN) -> Page:
         page = self._context.new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.goto(ORIGIN + path)
+        page.goto(origin + path)
         return page
 
 
@@ -208,3 +216,74 @@ def test_a_page_survives_a_restart_of_the_server(start: Start, site: Site, views
     expect(source(page)).to_have_attribute("connected", "")
     broadcast(server, "heat:4", turbo_stream("append", "list", item("two", "after")))
     expect(items(page)).to_have_text(["before", "after"])
+
+
+# --- with the application ---------------------------------------------------------------------------------------------
+
+GUIDE = "docs/migrating.md"
+ENVIRONMENT = {"SECRET_KEY_BASE": SECRET_KEY_BASE, "FASTCABLE_BROADCAST_KEY": "s3cret"}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def rails(tmp_path: Path, port: int) -> Application:
+    """Set up as the guide says."""
+    rails = Application(tmp_path, at(port, snippet(GUIDE, "yaml", "# config/cable.yml")))
+    settings = snippet(GUIDE, "ruby", "# config/environments/production.rb")
+    rails.write("environments/production.rb", f"Rails.application.configure do\n{settings}end\n")
+    return rails
+
+
+@pytest.fixture
+def config(tmp_path: Path, port: int) -> Path:
+    """The file of the guide."""
+    text = snippet(GUIDE, "toml", "# fastcable.toml of a Rails")
+    file = tmp_path / "fastcable.toml"
+    file.write_text(text.replace("https://example.com", f"http://127.0.0.1:{port}"))
+    return file
+
+
+def test_rails_broadcasts_html_and_objects_to_a_page_of_its_own(
+    spawn: Spawn, site: Site, rails: Application, config: Path, port: int
+) -> None:
+    secrets = {"FASTCABLE_SECRET_KEY_BASE": SECRET_KEY_BASE, "FASTCABLE_BROADCAST_KEY": "s3cret"}
+    spawn("--config", str(config), "--cable-path", "/fastcable", port=port, env=secrets)
+    program = f"puts render('<%= action_cable_meta_tag %>'), render({json.dumps(VIEW)})"
+    meta, body = rails.run(program, file=TURBO, **ENVIRONMENT).split("\n", 1)
+    site.write_page("/heats/4", meta, body)
+    page = site.open("/heats/4", f"http://127.0.0.1:{port}")
+    page.evaluate("""() => new Promise((connected) => {
+        globalThis.heard = []
+        cable.subscribeTo({ channel: "ScoresChannel", heat: 7 }, { connected, received: (data) => heard.push(data) })
+    })""")
+    expect(source(page)).to_have_attribute("connected", "")
+    program = """
+        p ActionCable.server.broadcast("heat:4", ARGF.read.html_safe)
+        p ScoresChannel.broadcast_to(7, { marks: [1, 2], by: "<é>", at: Time.utc(2026) })
+    """
+    html = turbo_stream("append", "list", item("one", "<b>é</b> &amp; 🎺"))
+    assert rails.run(program, file=TURBO, stdin=html, **ENVIRONMENT) == "1\n1\n"
+    expect(items(page)).to_have_text(["é & 🎺"])
+    page.wait_for_function("heard.length")
+    assert page.evaluate("heard") == [{"marks": [1, 2], "by": "<é>", "at": "2026-01-01T00:00:00.000Z"}]
+
+
+def test_both_sign_the_same(rails: Application, config: Path) -> None:
+    secret = re.search(r"FASTCABLE_SECRET_KEY_BASE=\"\$\(bin/rails runner '(.*)'\)\"", (ROOT / GUIDE).read_text())
+    theirs, ours = snippet(GUIDE, "", "bin/rails runner").splitlines()
+    runner = re.fullmatch("bin/rails runner '(.*)'", theirs)
+    assert secret
+    assert runner
+    program = f"{secret[1]}; puts; {runner[1]}"
+    secret_key_base, token = rails.run(program, file=TURBO, **ENVIRONMENT).split()
+    assert secret_key_base == SECRET_KEY_BASE
+    done = subprocess.run(
+        [sys.executable, "-m", *ours.split()], cwd=config.parent, capture_output=True, text=True, timeout=PATIENCE,
+        env={"PYTHONPATH": str(ROOT), "FASTCABLE_SECRET_KEY_BASE": secret_key_base})  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{token}\n", "")
