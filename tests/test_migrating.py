@@ -16,17 +16,24 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.harness import PATIENCE, UPGRADE, Client, Serve
+from tests.harness import PATIENCE, UPGRADE, Client, Serve, Spawn
 from tests.snippets import ROOT, at, snippet
 
 PAGE = "docs/migrating.md"
 TEXT = (ROOT / PAGE).read_text()
 
 
-def fastcable(*arguments: str, cwd: Path) -> str:
+RAILS = "# fastcable.toml of a Rails"
+ANYCABLE = "# fastcable.toml in place of AnyCable"
+SECRETS = {RAILS: {"FASTCABLE_SECRET_KEY_BASE": "s" * 128}, ANYCABLE: {"FASTCABLE_SECRET": "s" * 32}}
+
+
+def fastcable(*arguments: str, cwd: Path, **environment: str) -> str:
     command = [sys.executable, "-m", "fastcable", *arguments]
     done = subprocess.run(
-        command, cwd=cwd, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE)
+        command, cwd=cwd, env={"PYTHONPATH": str(ROOT), **environment},
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -39,11 +46,23 @@ def test_its_links_lead_somewhere() -> None:
         assert fragment in headings if not page else (ROOT / "docs" / page).exists(), target
 
 
-@pytest.mark.parametrize("beginning", ["port", "# fastcable.toml of a Rails", "# fastcable.toml in place of AnyCable"])
+@pytest.mark.parametrize("beginning", ["port", RAILS, ANYCABLE])
 def test_the_configuration_is_right(tmp_path: Path, beginning: str) -> None:
+    secret = SECRETS.get(beginning, {})
     (tmp_path / "fastcable.toml").write_text(snippet(PAGE, "toml", beginning))
-    fastcable("config", "--check", cwd=tmp_path)
-    assert re.search(r"^port *= *3100 ", fastcable("config", cwd=tmp_path), re.MULTILINE)
+    fastcable("config", "--check", cwd=tmp_path, **secret)
+    assert re.search(r"^port *= *3100 ", fastcable("config", cwd=tmp_path, **secret), re.MULTILINE)
+
+
+@pytest.mark.parametrize("beginning", [RAILS, ANYCABLE])
+def test_nobody_gets_around_signed_names(spawn: Spawn, tmp_path: Path, beginning: str) -> None:
+    file = tmp_path / "fastcable.toml"
+    file.write_text(snippet(PAGE, "toml", beginning))
+    server = spawn("--config", str(file), env=SECRETS[beginning])
+    signed = fastcable("sign", "news", cwd=tmp_path, **SECRETS[beginning]).strip()
+    with server.connect(signed) as client:
+        client.command(type="subscribe", stream="news")
+        client.expect({"type": "error", "stream": "news", "reason": "stream must be a signed name"})
 
 
 @pytest.mark.parametrize(("language", "beginning"), [("yaml", "# config/cable.yml"), ("ruby", "# Gemfile")])
