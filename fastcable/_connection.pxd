@@ -27,6 +27,7 @@ cdef class Cable:
     cdef public object clock
     cdef public object closing
     cdef public object lingering
+    cdef public object expiries
     # State
     cdef readonly Py_ssize_t connections
     cdef readonly dict blocked
@@ -76,3 +77,8 @@ cdef class Connection(Subscriber):
     cdef bint stalled(self, uint32_t allowance) except -1
     cdef bytes last_words(self, int code, str reason)
     cpdef fail(self, int code, str reason)
+
+
+@cython.no_gc
+cdef class TokenConnection(Connection):
+    cdef readonly object claims

@@ -5,8 +5,10 @@ from fastcable._deadlines import Deadlines
 from fastcable._heartbeat import Heartbeat
 from fastcable._hub import Hub, Subscriber
 from fastcable._outbox import Outbox
+from fastcable.admission import Expiries
 from fastcable.dialects import Dialect
 from fastcable.settings import Settings
+from fastcable.tokens import Claims
 
 def alive_connections() -> int: ...
 
@@ -15,6 +17,7 @@ class Cable:
     closing: Deadlines
     lingering: Deadlines
     clock: Callable[[], float]
+    expiries: Expiries | None
     def __init__(
         self, settings: Settings, hub: Hub, closing: Deadlines, lingering: Deadlines, clock: Callable[[], float]
     ) -> None: ...
@@ -36,4 +39,9 @@ class Connection(Subscriber):
     def close_slow(self) -> None: ...
     def abort(self) -> None: ...
     def reset(self) -> None: ...
-    def deadline_passed(self, queue: Deadlines) -> None: ...
+    def deadline_passed(self, queue: Deadlines | Expiries) -> None: ...
+
+class TokenConnection(Connection):
+    def __init__(self, cable: Cable, dialect: Dialect, transport: asyncio.Transport, claims: Claims) -> None: ...
+    @property
+    def claims(self) -> Claims: ...

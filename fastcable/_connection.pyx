@@ -38,6 +38,8 @@ from fastcable._outbox cimport Chunk, Limits, Outbox, Waiting
 
 import logging
 
+from fastcable.dialects.refusal import EXPIRED, POLICY_VIOLATION
+
 
 cdef extern from "<sys/socket.h>" nogil:
     struct iovec:
@@ -82,7 +84,8 @@ cdef class Cable:
     """What all connections of one server share: limits, rooms, and the order in which they were last heard.
 
     `heartbeat.opened(connection)` and `.left(connection)` tell who wants pings; `closing` and `lingering` are queues
-    of deadlines, `clock()` their time in seconds. Limits: 0 switches one off.
+    of deadlines, `clock()` their time in seconds; `expiries` is the queue of those who have a token, None where nobody
+    has one. Limits: 0 switches one off.
     """
 
     def __init__(self, settings, Hub hub not None, closing, lingering, clock):
@@ -95,6 +98,7 @@ cdef class Cable:
         self.closing = closing
         self.lingering = lingering
         self.clock = clock
+        self.expiries = None
         self.blocked = {}
         self.ending = {}
         self.parser = self.new_parser()
@@ -509,3 +513,27 @@ cdef class Connection(Subscriber):
             self.outbox.reading_paused = False
             self.transport.resume_reading()
         return 0
+
+
+@cython.no_gc
+cdef class TokenConnection(Connection):
+    """A connection that a token has let in, for as long as that is valid; `claims` are the token's."""
+
+    def __init__(self, Cable cable not None, dialect, transport, claims not None):
+        Connection.__init__(self, cable, dialect, transport)
+        self.claims = claims
+
+    def open(self, bytes response not None, bytes rest not None):
+        Connection.open(self, response, rest)
+        if self.state == OPEN:
+            self.cable.expiries.add(self)
+
+    def deadline_passed(self, queue):
+        if queue is self.cable.expiries:
+            self.close(POLICY_VIOLATION, EXPIRED)
+        else:
+            Connection.deadline_passed(self, queue)
+
+    cdef int leave(self, State state) except -1:
+        self.cable.expiries.discard(self)
+        return Connection.leave(self, state)

@@ -6,6 +6,7 @@ from fastcable._deadlines import Deadlines
 from fastcable._endpoints import Endpoints
 from fastcable._handshake import Accept
 from fastcable._request import HeadParser, Request
+from fastcable.admission import Admission
 from fastcable.chunked import ChunkedBody
 from fastcable.dialects import Dialect
 from fastcable.settings import Settings
@@ -35,9 +36,10 @@ class Site:
         max_connections: int,
         spare: int,
         dialects: dict[str, Dialect] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """`clock` gives monotonic seconds; beyond `max_connections` WebSockets, `spare` connections may speak HTTP.
-        `dialects` are those that `negotiate` names, but for the default.
+        `dialects` are those that `negotiate` names, but for the default. Without an `admission` everybody may connect.
         Without a cable `opened`, `is_full` and `accept` are to be overridden."""
 
     def opened(self, protocol: HttpProtocol) -> bool:

@@ -27,7 +27,7 @@ import logging
 import socket
 import struct
 
-from fastcable._connection cimport Cable, Connection
+from fastcable._connection cimport Cable, Connection, TokenConnection
 from fastcable._deadlines cimport Deadlines
 from fastcable._endpoints cimport Endpoints
 from fastcable._handshake cimport Accept
@@ -36,6 +36,7 @@ from fastcable._request cimport HeadParser, Request
 from fastcable._broadcasts import is_loopback_address
 from fastcable._request import HEAD_END, REPEATED_HEAD, BadRequest, parse_head
 from fastcable.chunked import ChunkedBody
+from fastcable.dialects.refusal import Refusal
 from fastcable.log import Throttle
 from fastcable.response import CONTINUE, error
 
@@ -69,13 +70,14 @@ cdef class Site:
     cdef Cable cable
     cdef public object dialect
     cdef dict dialects
+    cdef object admission  # None: everybody may connect
     # State
     cdef readonly set requests
     cdef public bint draining
     cdef object turned_away
 
     def __init__(self, settings, clock, Deadlines lingering not None, Cable cable, dialect,
-                 Py_ssize_t max_connections, Py_ssize_t spare, dict dialects=None):
+                 Py_ssize_t max_connections, Py_ssize_t spare, dict dialects=None, admission=None):
         self.settings = settings
         self.max_connections = max_connections
         self.spare = spare
@@ -86,6 +88,7 @@ cdef class Site:
         self.cable = cable
         self.dialect = dialect
         self.dialects = dialects
+        self.admission = admission
         self.requests = set()
         self.turned_away = Throttle()
 
@@ -104,7 +107,19 @@ cdef class Site:
 
     cpdef accept(self, transport, Request request, Accept accept, bytes rest):
         dialect = self.dialect if accept.dialect == "default" else self.dialects[accept.dialect]
-        Connection(self.cable, dialect, transport).open(accept.response, rest)
+        if self.admission is not None:
+            self.admit(transport, request, dialect, accept.response, rest)
+        else:
+            Connection(self.cable, dialect, transport).open(accept.response, rest)
+
+    cdef int admit(self, transport, Request request, dialect, bytes response, bytes rest) except -1:
+        """Let in who has a token; others get to know why not."""
+        claims = self.admission.decide(request.target, request.headers)
+        if isinstance(claims, str):
+            Connection(self.cable, Refusal(dialect, claims), transport).open(response, rest)
+        else:
+            TokenConnection(self.cable, dialect, transport, claims).open(response, rest)
+        return 0
 
 
 cdef class HttpProtocol:

@@ -17,5 +17,6 @@ def stream_verifier(settings: Settings) -> Verifier | None:
 
 
 def authorizer(settings: Settings) -> Authorizer:
-    """What Action Cable's identifiers open."""
-    return Authorizer(settings.channels, stream_verifier(settings), settings.public_streams)
+    """What Action Cable's identifiers open; where clients must bring a token, channels that are not public, too."""
+    return Authorizer(settings.channels, stream_verifier(settings), settings.public_streams,
+                      every_channel=settings.auth == "jwt")

@@ -101,14 +101,15 @@ def _read_channel(name: str, entry: object) -> Channel:
 
 class Authorizer:
     """Answers from the identifier alone: signed names by `verifier`, if there is one; any name of `$pubsub` if
-    `public_streams`; and the public ones of `channels`."""
+    `public_streams`; and the public ones of `channels`, or all of them (`every_channel`)."""
 
     __slots__ = ("_channels", "_public_streams", "_verifier")
 
     def __init__(
-        self, channels: Iterable[Channel] = (), verifier: Verifier | None = None, public_streams: bool = False
+        self, channels: Iterable[Channel] = (), verifier: Verifier | None = None, public_streams: bool = False,
+        *, every_channel: bool = False,
     ) -> None:
-        self._channels = {channel.name: channel for channel in channels if channel.public}
+        self._channels = {channel.name: channel for channel in channels if channel.public or every_channel}
         self._verifier = verifier
         self._public_streams = public_streams
 

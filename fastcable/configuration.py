@@ -231,5 +231,5 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
 
 def _closed_channels(settings: Settings) -> Iterable[str]:
     for channel in settings.channels:
-        if not channel.public:
-            yield f"channels.{channel.name} is not public: nobody may subscribe to it"
+        if not channel.public and settings.auth == "none":
+            yield f"channels.{channel.name} is not public: nobody may subscribe to it (those who have a token may)"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
-from fastcable._deadlines import Deadlines
 from fastcable._heartbeat import Heartbeat
 from fastcable.settings import Settings
 
@@ -24,12 +24,19 @@ def beat_seconds(settings: Settings) -> float:
     return settings.ping_interval / math.ceil(settings.ping_interval / beat) if settings.ping_interval else beat
 
 
+class Queue(Protocol):
+    def __len__(self) -> int: ...
+    def expired(self, now: float) -> Sequence[Any]:
+        """Take out those whose time is over."""
+        ...
+
+
 class Clock:
     """Calls `Heartbeat.beat` at even intervals, and tells who waits in `queues` when its deadline has passed."""
 
     __slots__ = ("_handle", "_heartbeat", "_loop", "_next", "_queues")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, heartbeat: Heartbeat, queues: Sequence[Deadlines]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, heartbeat: Heartbeat, queues: Sequence[Queue]) -> None:
         self._loop = loop
         self._heartbeat = heartbeat
         self._queues = queues

@@ -29,7 +29,7 @@ from fastcable._threads import ThreadPool
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.cores import available_cores
 from fastcable.dialects.configured import configured
-from fastcable.heartbeat import Clock, beat_seconds
+from fastcable.heartbeat import Clock, Queue, beat_seconds
 from fastcable.retained import Retained
 from fastcable.settings import Settings, SettingsError
 
@@ -68,13 +68,20 @@ class Server:
         self.heartbeat = Heartbeat(
             self.cable, dialects["simple"].ping, beat_seconds(settings), settings, dialects["actioncable"].ping)
         self.cable.heartbeat = self.hub.socket_ids = self.heartbeat
+        admission = None
+        if settings.auth == "jwt":
+            from fastcable.admission import Admission, Expiries
+
+            admission, self.cable.expiries = Admission(settings), Expiries()
         self.site = Site(
             settings, loop.time, lingering, self.cable, dialects["default"], self.max_connections, HTTP_DESCRIPTORS,
-            dialects)
+            dialects, admission)
         self.requests = self.site.requests
         # State
         self.sockets: list[socket.socket] = []
-        self._queues = (self.site.handshakes, self.site.keepalives, lingering, closing)
+        self._queues: list[Queue] = [self.site.handshakes, self.site.keepalives, lingering, closing]
+        if self.cable.expiries is not None:
+            self._queues.append(self.cable.expiries)
         self._listening: list[asyncio.AbstractServer] = []
         self._clock: Clock | None = None
         self._reporter: asyncio.TimerHandle | None = None

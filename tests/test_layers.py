@@ -25,8 +25,10 @@ LAYERS = (
     # streams, then those who are subscribed to them, then their fan-out and clock
     ("_hub",),
     ("_outbox",),
-    ("brokers", "brokers.memory", "dialects", "dialects._simple", "dialects._actioncable", "_connection"),
-    ("dialects.configured",),
+    ("dialects",),
+    ("dialects.refusal",),
+    ("brokers", "brokers.memory", "dialects._simple", "dialects._actioncable", "_connection"),
+    ("admission", "dialects.configured"),
     ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them

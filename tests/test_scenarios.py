@@ -5,6 +5,7 @@ read. Frames and deadlines, which are the ASGI server's own, are left out."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -13,8 +14,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from fastcable.signing import sign
+from fastcable.tokens import issue
 from tests.harness import (
     CABLE_UPGRADE,
+    CLOSE,
     PATIENCE,
     TEXT,
     UPGRADE,
@@ -344,6 +347,47 @@ def test_signed_streams(start: Start) -> None:
         for unsigned in "chat/7", name[:-1]:
             client.command(type="subscribe", stream=unsigned)
             client.expect(complaint("stream must be a signed name", stream=unsigned))
+
+
+def upgrade_with(jid: str) -> bytes:
+    return UPGRADE.replace(b"/cable", b"/cable?jid=" + jid.encode())
+
+
+def test_tokens_say_who_connects_and_to_what(start: Start) -> None:
+    server = start(auth="jwt", jwt_secret=SECRET)
+    with Client(server.port) as client:
+        client.upgrade(upgrade_with(issue({"exp": time.time() + 3600, "streams": ["mine:*"]}, SECRET)))
+        client.subscribe("mine:1")
+        client.command(type="subscribe", stream="yours:1")
+        client.expect(complaint("not allowed", stream="yours:1"))
+        assert server.post({"stream": "mine:1", "data": 1}) == (200, {"subscribers": 1})
+        client.expect(message("mine:1", 1))
+
+
+@pytest.mark.parametrize(("claims", "reason"), [({}, "unauthorized"), ({"exp": 1}, "token expired")])
+def test_clients_without_a_valid_token_are_told_why(start: Start, claims: dict[str, object], reason: str) -> None:
+    server = start(auth="jwt", jwt_secret=SECRET)
+    jid = b"X-JID: %b\r\n\r\n" % issue(claims, SECRET).encode()
+    with Client(server.port) as client:
+        client.upgrade(UPGRADE[:-2] + jid)
+        client.command(type="subscribe", stream="news")
+        assert client.read_close() == (1008, reason)
+    with Client(server.port) as client:
+        client.upgrade(CABLE_UPGRADE[:-2] + jid)
+        client.expect({"type": "disconnect", "reason": reason.replace(" ", "_"), "reconnect": False})
+        assert client.read_close() == (1008, reason)
+    assert server.request("GET", "/_streams?stream=news")[2] == b'{"subscribers":0}'
+
+
+def test_a_token_that_expires_ends_the_connection(start: Start) -> None:
+    server = start(auth="jwt", jwt_secret=SECRET)
+    with Client(server.port) as client:
+        client.upgrade(upgrade_with(issue({"exp": time.time() + 1}, SECRET)))
+        client.subscribe("news")
+        while (event := client.read_frame()) == (TEXT, b'{"type":"ping"}'):
+            pass
+        assert event == (CLOSE, b"\x03\xf0token expired")
+    assert server.request("GET", "/_streams?stream=news")[2] == b'{"subscribers":0}'
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -42,6 +42,11 @@ class Cable:
         self.paths = frozenset(path.encode() for path in own if path != "/health")
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
         self.dialects = configured(settings, self.hub, TextGroup)
+        self.admission = None
+        if settings.auth == "jwt":
+            from fastcable.admission import Admission
+
+            self.admission = Admission(settings)
         # State
         self._connections = 0
         self._lock = threading.Lock()

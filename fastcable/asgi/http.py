@@ -31,6 +31,10 @@ class Peer:
         return self._server is not None and self._server[1] is None
 
 
+def target_of(scope: Scope) -> bytes:
+    return b"%b?%b" % (path_of(scope), scope.get("query_string", b""))
+
+
 def path_of(scope: Scope) -> bytes:
     """The path as it came, less the prefix that the server or a router has taken care of (`root_path`)."""
     path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -42,8 +46,7 @@ def path_of(scope: Scope) -> bytes:
 async def answer(cable: Cable, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request for one of the cable's paths."""
     try:
-        target = b"%b?%b" % (path_of(scope), scope.get("query_string", b""))
-        request = Request(scope["method"].encode(), target, "1.1", list(scope["headers"]), True)
+        request = Request(scope["method"].encode(), target_of(scope), "1.1", list(scope["headers"]), True)
         with cable:
             response = cable.endpoints.begin(request, Peer(scope))
         if isinstance(response, Accept):

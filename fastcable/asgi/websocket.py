@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from fastcable._handshake import check_origin, negotiate
 from fastcable._texts import TextSubscriber
-from fastcable.asgi.http import respond
+from fastcable.asgi.http import respond, target_of
+from fastcable.dialects.refusal import EXPIRED, POLICY_VIOLATION, Refusal
 from fastcable.response import error
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from fastcable.asgi.types import Event, Receive, Scope, Send
     from fastcable.dialects import Dialect
     from fastcable.response import Response
+    from fastcable.tokens import Claims
 
 logger = logging.getLogger("fastcable")
 
 _LAST_WORD = 1.0  # seconds
+_LOOK = 10.0  # seconds after which the system's clock is looked at again
 _SHARE = 64
 """Texts that a writer sends before others have their turn."""
 _FULL = error(503, "no more connections are taken", b"Retry-After: 5\r\n")
@@ -53,10 +56,19 @@ async def serve(cable: Cable, scope: Scope, receive: Receive, send: Send) -> Non
     else:
         try:
             name, protocol = negotiate(", ".join(scope.get("subprotocols", ())).encode())
+            dialect, claims = admit(cable, scope, cable.dialects[name])
             await send({"type": "websocket.accept", "subprotocol": protocol and protocol.decode()})
-            await WebSocket(cable, cable.dialects[name], receive, send).run()
+            await WebSocket(cable, dialect, claims, receive, send).run()
         finally:
             cable.leave()
+
+
+def admit(cable: Cable, scope: Scope, dialect: Dialect) -> tuple[Dialect, Claims | None]:
+    """What is spoken with a client, which may be a goodbye, and what its token claims, where it needs one."""
+    if cable.admission is None:
+        return dialect, None
+    claims = cable.admission.decide(target_of(scope), scope["headers"])
+    return (Refusal(dialect, claims), None) if isinstance(claims, str) else (dialect, claims)
 
 
 async def refuse(scope: Scope, send: Send, response: Response) -> None:
@@ -73,8 +85,11 @@ class Ended(Exception):
 class WebSocket(TextSubscriber):
     """An accepted connection; `run` serves it until its end."""
 
-    def __init__(self, cable: Cable, dialect: Dialect, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, cable: Cable, dialect: Dialect, claims: Claims | None, receive: Receive, send: Send
+    ) -> None:
         super().__init__(cable.hub, dialect, cable.strict_limits if dialect.loses_silently else cable.limits)
+        self.claims = claims
         self._cable = cable
         self._receive = receive
         self._send = send
@@ -88,9 +103,11 @@ class WebSocket(TextSubscriber):
 
     async def run(self) -> None:
         self._writer = self._loop.create_task(self._write())
-        tasks = (self._writer, self._loop.create_task(self._read()))
+        tasks = [self._writer, self._loop.create_task(self._read())]
+        if self.claims is not None and self.claims.expires is not None:
+            tasks.append(self._loop.create_task(self._expire(self.claims.expires)))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # So do servers end what is left when they stop, and some say nothing to the client. Being cancelled once
             # more must not hide the first time: it carries whose cancellation it is.
@@ -120,6 +137,13 @@ class WebSocket(TextSubscriber):
                 if farewell is not None:
                     await self._deliver({"type": "websocket.send", "text": farewell.decode()})
                 await self._deliver({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _expire(self, expires: float) -> None:
+        """Close the connection when its token is not valid any more: by the system's clock, which may be set."""
+        while (left := expires - time.time()) > 0:  # noqa: ASYNC110 (nobody tells of the time)
+            await asyncio.sleep(min(left, _LOOK))
+        with self._cable:
+            self.close(POLICY_VIOLATION, EXPIRED)
 
     # What the subscriber is told: in `with cable`, by any thread
 
