@@ -206,7 +206,7 @@ def test_options_come_from_arguments_before_the_environment(
 def test_channels_are_tables_as_in_the_file(caplog: pytest.LogCaptureFixture) -> None:
     tables = {"Room": {"stream": "room:{id}", "public": True}, "Staff": {"stream": "staff"}}
     app = CableMiddleware(nothing, channels=tables)
-    assert caplog.messages == ["channels.Staff is not public: nobody may subscribe to it"]
+    assert caplog.messages == ["channels.Staff is not public: nobody may subscribe to it (those who have a token may)"]
     with TestClient(app).websocket_connect("/cable", ["actioncable-v1-json"]) as socket:
         assert socket.receive_json()["type"] == "welcome"
         for identifier, answer in (
