@@ -527,6 +527,8 @@ cdef class TokenConnection(Connection):
         Connection.open(self, response, rest)
         if self.state == OPEN:
             self.cable.expiries.add(self)
+            if self.claims.identifiers is not None:
+                self.cable.hub.sessions.add(self.claims.identifiers, self)
 
     def deadline_passed(self, queue):
         if queue is self.cable.expiries:

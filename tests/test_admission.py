@@ -462,3 +462,24 @@ def test_expiries_forget_those_who_left() -> None:
 def test_a_key_file_that_is_none_is_told_at_the_start_A7(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(Settings(port=0, auth="jwt", jwt_public_key=("/no/such.pem",))) == 2
     assert capsys.readouterr().err == "fastcable: jwt_public_key: /no/such.pem: No such file or directory\n"
+
+
+def test_the_application_ends_all_connections_of_a_user(serve: Serve) -> None:
+    """AnyCable's command, by the identifiers in the claim `ext`."""
+    server = serve(auth="jwt", jwt_secret=(SECRET,), secret="s" * 32, public_streams=True)
+    key = hmac.digest(b"s" * 32, b"broadcast-cable", "sha256").hex()
+    mine, others = '{"user_id":"15"}', '{"user_id":"1"}'
+    with (
+        admitted(server, "actioncable", token(ext=mine)) as page, admitted(server, "simple", token(ext=mine)) as tab,
+        admitted(server, "simple", token(ext=others)) as other, admitted(server, "simple", token()) as nobody,
+    ):
+        body = json.dumps({"command": "disconnect", "payload": {"identifier": mine, "reconnect": False}})
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        assert server.request("POST", "/_broadcast", body, headers)[0] == 201
+        page.expect({"type": "disconnect", "reason": "remote", "reconnect": False})
+        assert page.read_close() == tab.read_close() == (1000, "closed remotely for good")
+        assert ask(other, "simple", "s")
+        assert ask(nobody, "simple", "s")
+        assert server.call(lambda: len(server.server.hub.sessions)) == 1
+    server.wait_for_connections(0)
+    assert server.call(lambda: len(server.server.hub.sessions)) == 0

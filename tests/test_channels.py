@@ -124,7 +124,8 @@ def test_channels_come_from_tables_of_the_file(tmp_path: Path) -> None:
         '[channels.Scores]\nstream = "scores:{game}"\npublic = true\n[channels."Live::Chat"]\nstream = "c"\n')
     loaded = load({}, {}, str(file))
     assert loaded.settings.channels == (Channel("Scores", "scores:{game}", public=True), Channel("Live::Chat", "c"))
-    assert loaded.warnings == ["channels.Live::Chat is not public: nobody may subscribe to it (those who have a token may)"]
+    assert loaded.warnings == [
+        "channels.Live::Chat is not public: nobody may subscribe to it (those who have a token may)"]
 
 
 def test_an_error_in_a_table_names_the_file(tmp_path: Path) -> None:

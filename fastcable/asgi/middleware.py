@@ -22,7 +22,7 @@ logger = logging.getLogger("fastcable")
 
 OPTIONS = (
     "cable_path", "allowed_origins", "broadcast_path", "broadcast_key", "default_protocol",
-    "turbo_secret", "secret_key_base", "secret_key_base_digest", "signed_streams", "public_streams",
+    "secret", "turbo_secret", "secret_key_base", "secret_key_base_digest", "signed_streams", "public_streams",
     "auth", "jwt_secret", "jwt_public_key", "jwt_audience", "jwt_require_exp", "jwt_cookie",
     "ping_interval", "actioncable_ping_interval", "close_timeout",
     "max_message_size", "max_broadcast_size", "max_batch", "max_errors", "max_connections", "max_subscriptions",
