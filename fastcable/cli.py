@@ -97,16 +97,22 @@ Exits with 0 when accepted, 1 when refused or unreachable, 2 for wrong usage, 13
 """
 
 LISTEN_HELP = f"""\
-usage: fastcable listen STREAM... [--url URL]
+usage: fastcable listen STREAM... [--url URL] [--token TOKEN] [--protocol PROTOCOL] [--signed NAMES]
 
 Print {{"stream":...,"data":...}} for each message, one line each; data is as it was published, digit for digit.
 Lost connections are made again. Everything else is said on stderr: connections lost, messages missed, errors.
 
-  --url URL    WebSocket endpoint, ws: or wss: [{LISTEN_URL}]
+  --url URL              WebSocket endpoint, ws: or wss: [{LISTEN_URL}]
+  --token TOKEN          who listens, for servers with auth = jwt [$FASTCABLE_TOKEN, which other users of this
+                         machine cannot see]
+  --protocol PROTOCOL    simple or actioncable, which subscribes through the channel $pubsub [simple]
+  --signed NAMES         with actioncable: signed names of streams, comma-separated, besides or instead of STREAM; with
+                         simple, where the server takes signed names only, they are what STREAM is
 
 examples:
   fastcable listen news
   fastcable listen orders alerts --url wss://example.com/cable | jq .data
+  fastcable listen --protocol actioncable --signed "$(fastcable sign chat/7)"
 
 Exits with 1 when the first connection fails, 2 for wrong usage, 130 after Ctrl-C,
 0 when nobody reads its output any more.
@@ -341,21 +347,35 @@ def _publish(arguments: Sequence[str]) -> int:
 
 
 def _listen(arguments: Sequence[str]) -> int:
-    parsed = parse(arguments, ("--url",))
+    parsed = parse(arguments, ("--url", "--token", "--protocol", "--signed"))
     if "--help" in parsed.switches:
         return say(LISTEN_HELP)
-    if not parsed.words:
+    protocol = parsed.values.get("--protocol", "simple")
+    if protocol not in ("simple", "actioncable"):
+        raise UsageError(f"--protocol: expected simple or actioncable, got {protocol!r}")
+    if protocol == "simple" and "--signed" in parsed.values:
+        raise UsageError("--signed: needs --protocol actioncable (with simple, a signed name is a STREAM)")
+    signed = [_utf8("--signed", name.strip()) for name in parsed.values.get("--signed", "").split(",") if name.strip()]
+    if not (parsed.words or signed):
         raise UsageError("listen: expected at least one STREAM")
     streams = [_utf8("STREAM", word) for word in parsed.words]
+    token_from, token = _flag_or_variable(parsed, "--token", "FASTCABLE_TOKEN")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(f"{token_from}: expected a token in printable ASCII without spaces")
+
+    from functools import partial
 
     from fastcable.client import listen
+    from fastcable.client.listener import CableListener, Listener
     from fastcable.client.websocket import Target
 
     try:
         target = Target.parse(parsed.values.get("--url", LISTEN_URL))
     except ValueError as error:
         raise UsageError(f"--url: {error}") from None
-    return listen.run(streams, target)
+    streams, signed = list(dict.fromkeys(streams)), list(dict.fromkeys(signed))
+    listener = partial(Listener, streams) if protocol == "simple" else partial(CableListener, streams, signed)
+    return listen.run(listener, target, token or None)
 
 
 def _flag_or_variable(parsed: Arguments, flag: str, variable: str) -> tuple[str, str]:

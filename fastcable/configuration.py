@@ -12,7 +12,7 @@ from fastcable.options import Wrong, did_you_mean, is_loopback, quoted, split_ad
 from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 
 CONFIG_FILE = "fastcable.toml"
-OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL")  # not options, but ours
+OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL", "FASTCABLE_TOKEN")  # not options, but ours
 FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js", "/_streams")
 API_PATH = "/api/publish"  # of AnyCable, for broadcasts; it is there with a secret
 STALE = 6  # seconds, of @rails/actioncable and @anycable/core

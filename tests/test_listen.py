@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,12 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection
 
 from fastcable._frames import encode_close, encode_frame
-from fastcable.client.listen import Listener, parse_head
+from fastcable.channels import PUBSUB
+from fastcable.client.listen import parse_head
+from fastcable.client.listener import CableListener, Listener
 from fastcable.client.websocket import Lost, Target, WebSocket
+from fastcable.signing import sign
+from fastcable.tokens import issue
 from tests.harness import PATIENCE, LocalServer
 from tests.peers.certificate import CERTIFICATE
 
@@ -484,6 +489,103 @@ def test_with_the_real_server(serve: Callable[..., LocalServer], listen: Callabl
     refused = listen("a", "--url", f"ws://127.0.0.1:{server.port}/nowhere").end()
     assert refused[0] == 1
     assert ": refused with 404 " in refused[2]
+
+
+# --- Action Cable, signed names, tokens -------------------------------------------------------------------------------
+
+
+SECRET = "s" * 32
+
+
+def test_action_cable(serve: Callable[..., LocalServer], listen: Callable[..., Command]) -> None:
+    server = serve(public_streams=True, turbo_secret=(SECRET,), max_subscriptions=3, actioncable_ping_interval=1)
+    name, other = sign("chat/7", SECRET.encode()), sign("chat/8", SECRET.encode())
+    command = listen("news", "a\"b", "--url", f"ws://127.0.0.1:{server.port}/cable",
+                     "--protocol", "actioncable", "--signed", f"{name},{other}")
+    assert command.stderr.readline() == f"error: rejected (stream {other})\n"
+    assert command.stderr.readline() == "listening to 3 of 4 streams\n"
+    for stream in "news", 'a"b', "chat/7":
+        server.post({"stream": stream, "data": ',"message":'})
+    server.post(b'{"stream":"news","data":\n1.50000000000000000000001}')
+    for stream in "news", 'a"b', name:
+        assert json.loads(command.stdout.readline()) == {"stream": stream, "data": ',"message":'}
+    assert command.stdout.readline() == '{"stream":"news","data":1.50000000000000000000001}\n'
+    connection = server.connection()
+    server.call(connection.close, 1001, "server stopping")
+    assert command.stderr.readline() == "disconnected: server_restart\n"
+    assert "closed by the server with 1001 server stopping; trying again" in command.stderr.readline()
+    assert command.stderr.readline().startswith("error: rejected")
+    assert command.end(signal.SIGINT)[0] == 130
+
+
+def test_all_rejected(serve: Callable[..., LocalServer], listen: Callable[..., Command]) -> None:
+    server = serve()
+    url = f"ws://127.0.0.1:{server.port}/cable"
+    exit_code, output, errors = listen("news", "--protocol", "actioncable", "--url", url).end()
+    assert (exit_code, output) == (1, "")
+    assert errors == f"error: rejected (stream news)\n{url}: every stream was refused\n"
+
+
+def test_a_server_that_does_not_speak_action_cable(
+    peer: Callable[..., Peer], listen: Callable[..., Command]
+) -> None:
+    url = peer().url
+    exit_code, _, errors = listen("news", "--protocol", "actioncable", "--url", url).end()
+    assert (exit_code, errors) == (1, f"{url}: the server does not speak actioncable-v1-json\n")
+
+
+@pytest.mark.parametrize("how", ["flag", "variable", "url"])
+@pytest.mark.parametrize("protocol", ["simple", "actioncable"])
+def test_tokens(
+    serve: Callable[..., LocalServer], listen: Callable[..., Command], protocol: str, how: str
+) -> None:
+    server = serve(auth="jwt", jwt_secret=(SECRET,), public_streams=True, ticking=False)
+    assert server.server.cable.expiries is not None
+    clean = f"ws://127.0.0.1:{server.port}/cable"
+
+    def start(token: str) -> Command:
+        if how == "variable":
+            return listen("news", "--url", clean, "--protocol", protocol, FASTCABLE_TOKEN=token)
+        if how == "url":
+            return listen("news", "--url", f"{clean}?jid={token}", "--protocol", protocol)
+        return listen("news", "--url", clean, "--protocol", protocol, "--token", token)
+
+    told = {"simple": "", "actioncable": "disconnected: unauthorized\n"}
+    assert start("x.y.z").end() == (1, "", f"{told[protocol]}{clean}: closed by the server with 1008 unauthorized\n")
+    command = start(issue({"exp": time.time() + 3600}, SECRET))
+    assert command.stderr.readline() == "listening to news\n"
+    server.server.cable.expiries.clock = lambda: time.time() + 3602
+    server.expire(server.loop.time())
+    told = {"simple": "", "actioncable": "disconnected: token_expired\n"}
+    assert command.end() == (1, "", f"{told[protocol]}{clean}: closed by the server with 1008 token expired\n")
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), [
+    (["a", "--protocol", "mqtt"], "--protocol: expected simple or actioncable, got 'mqtt'"),
+    (["a", "--signed", "n"], "--signed: needs --protocol actioncable (with simple, a signed name is a STREAM)"),
+    (["--protocol", "actioncable", "--signed", ","], "listen: expected at least one STREAM"),
+    (["a", "--token", "a b"], "--token: expected a token in printable ASCII without spaces"),
+    (["a", "--token", "é"], "--token: expected a token in printable ASCII without spaces"),
+    (["a", "--token", "a\r\nB: c"], "--token: expected a token in printable ASCII without spaces"),
+])
+def test_wrong_usage(listen: Callable[..., Command], arguments: list[str], complaint: str) -> None:
+    assert listen(*arguments).end() == (2, "", complaint + "\n")
+
+
+@pytest.mark.parametrize(("text", "line", "note"), [
+    (b'{"message":{"n":1},"identifier":%b}', b'{"stream":"a","data":{"n":1}}\n', None),
+    (b'{"identifier":"other","message":1}', None, 'not understood: {"identifier":"other","message":1}'),
+    (b'{"identifier":[],"message":1}', None, 'not understood: {"identifier":[],"message":1}'),
+    (b'{"type":"disconnect"}', None, 'not understood: {"type":"disconnect"}'),
+    (b"[]", None, "not understood: []"),
+    (b"{bad", None, "not understood: {bad"),
+    (b'{"type":"ping","message":1}', None, None),
+])
+def test_messages_of_other_servers(text: bytes, line: bytes | None, note: str | None) -> None:
+    listener = CableListener(["a"])
+    identifier = json.dumps({"channel": PUBSUB, "stream_name": "a"}, separators=(",", ":"))
+    listener.take(text.replace(b"%b", json.dumps(identifier).encode()))
+    assert (listener.lines, listener.notes) == ([line] * (line is not None), [note] * (note is not None))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

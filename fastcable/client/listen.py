@@ -5,12 +5,13 @@
 # Three layers, each ignorant of the one after it:
 #   WebSocket   one connection of RFC 6455 from the client's side: bytes in, text messages out; what has to be sent
 #               (request, commands, pongs, close frames) gathers in it until it is taken. It knows no socket.
-#   Listener    what the text messages of fastcable's protocol mean: lines for stdout, notes for stderr, answers.
+#   Listener    what the text messages of the protocol mean: lines for stdout, notes for stderr, answers.
 #   Session     sockets, time and output: one connection after another.
 #
 # The first connection must come to a confirmed stream, else the session ends with 1: there is probably a mistake in
 # the arguments. Later a connection that is lost is made again, after a random share of a span that doubles up to 30 s,
-# so that the clients of a server that comes back do not come all at once. SIGINT and SIGTERM (128 + number) and a
+# so that the clients of a server that comes back do not come all at once; but not where the server says that there is
+# no use, because of the token: that ends the session with 1, too. SIGINT and SIGTERM (128 + number) and a
 # stdout that nobody reads any more (0) end the session with a close frame.
 #
 # A connection on which nothing arrives for PATIENCE is asked with a ping of ours, which every server answers, and
@@ -26,11 +27,12 @@ import select
 import signal
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 import orjson
 
+from fastcable.client.listener import Listener
 from fastcable.client.websocket import Lost, Target, WebSocket
 from fastcable.log import escape
 
@@ -43,9 +45,7 @@ READ_LIMIT = 64 * 1024  # of the answer's head too
 MAX_REFUSAL = 4096
 STDOUT = 1
 
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # in JSON, raw line ends are white space between tokens only
-_MESSAGE = b'{"type":"message","stream":'  # the server's form is exact: this key order, no white space
-_PONG = b'{"type":"pong"}'
+_USELESS = ("1008 unauthorized", "1008 token expired")  # endings after which the same token is of no use
 
 
 class Unwritable(Exception):
@@ -55,67 +55,15 @@ class Unwritable(Exception):
         self.error = error
 
 
-class Listener:
-    """Understands the server's messages on one connection. `lines` are for stdout, `notes` for stderr."""
-
-    def __init__(self, streams: Sequence[str]) -> None:
-        self._streams = streams
-        self._confirmed = self._refused = 0
-        self.lines: list[bytes] = []
-        self.notes: list[str] = []
-
-    @property
-    def listening(self) -> bool:
-        return self._confirmed > 0
-
-    @property
-    def hopeless(self) -> bool:
-        return self._refused >= len(self._streams) and not self._confirmed
-
-    def commands(self) -> Iterator[bytes]:
-        for stream in self._streams:
-            yield b'{"type":"subscribe","stream":' + orjson.dumps(stream) + b"}"
-
-    def take(self, text: bytes) -> bytes | None:
-        """Understand one message; returns the answer to it where it wants one."""
-        if text.startswith(_MESSAGE):
-            self.lines.append(b'{"stream":' + text[len(_MESSAGE) :].translate(_ONE_LINE) + b"\n")
-            return None
-        try:
-            content = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            content = None
-        match content:
-            case {"type": "ping"}:
-                return b'{"type":"pong"}'
-            case {"type": "subscribed"}:
-                self._confirmed += 1
-                self._note_start()
-            case {"type": "gap", "stream": str(stream), "missed": int(missed)}:
-                self.notes.append(f"gap: {missed} messages of {escape(stream)} were missed")
-            case {"type": "error", "reason": str(reason), **others}:
-                about = f" (stream {escape(str(others['stream']))})" if "stream" in others else ""
-                self.notes.append(f"error: {escape(reason)}{about}")
-                self._refused += 1
-                self._note_start()
-            case _:
-                self.notes.append(f"not understood: {escape(text)}")
-        return None
-
-    def _note_start(self) -> None:
-        """Each subscribe command has one answer, `subscribed` or `error`."""
-        total = len(self._streams)
-        if self._confirmed and self._confirmed + self._refused == total:
-            count = f"{total} streams" if not self._refused else f"{self._confirmed} of {total} streams"
-            self.notes.append(f"listening to {escape(self._streams[0]) if total == 1 else count}")
-
-
 class Session:
-    """Connections to `target`, one after another."""
+    """Connections to `target`, one after another; `listener` makes each one's."""
 
-    def __init__(self, streams: Sequence[str], target: Target) -> None:
-        self._streams = list(dict.fromkeys(streams))
+    def __init__(self, listener: Callable[[], Listener], target: Target, token: str | None) -> None:
+        self._listener = listener
         self._target = target
+        self._token = token
+        self._url = target.url.partition("?")[0]  # the query may hold a token
+        self._final = False
         self._settled = False
         self._stdout = select.poll()
         self._stdout.register(STDOUT, select.POLLOUT)
@@ -129,12 +77,12 @@ class Session:
             try:
                 await self._connect()
             except Lost as loss:
-                if not self._settled:
-                    note(f"{self._target.url}: {loss}")
+                if not self._settled or self._final:
+                    note(f"{self._url}: {loss}")
                     return 1
                 losses = 0 if clock() - started > STEADY else losses + 1
                 delay = random.uniform(0, min(MAX_DELAY, 2.0 ** min(losses, 10)))
-                note(f"{self._target.url}: {loss}; trying again in {delay:.1f} s")
+                note(f"{self._url}: {loss}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
 
     async def _connect(self) -> NoReturn:
@@ -148,11 +96,12 @@ class Session:
             raise Lost(f"no connection within {CONNECT_TIMEOUT:g} s") from None
         except OSError as error:
             raise Lost(reason(error)) from None
-        websocket = WebSocket(target)
+        listener = self._listener()
+        websocket = WebSocket(target, listener.protocol, self._token)
         try:
             await handshake(websocket, reader, writer)
             try:
-                await self._listen(websocket, reader, writer)
+                await self._listen(listener, websocket, reader, writer)
             except (asyncio.CancelledError, Unwritable):
                 await goodbye(websocket, reader, writer)
                 raise
@@ -162,15 +111,15 @@ class Session:
             writer.close()
 
     async def _listen(
-        self, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, listener: Listener, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> NoReturn:
-        listener = Listener(self._streams)
         for command in listener.commands():
             websocket.send(command)
         asked = False
         while True:
             writer.write(websocket.outgoing())
             if websocket.ended:
+                self._final = listener.final or websocket.ended.endswith(_USELESS)
                 raise Lost(websocket.ended)
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -286,12 +235,12 @@ def note(text: str) -> None:
             sys.stderr.flush()
 
 
-def run(streams: Sequence[str], target: Target) -> int:
-    """Print the messages of `streams` on stdout until something ends it; returns the exit code."""
+def run(listener: Callable[[], Listener], target: Target, token: str | None = None) -> int:
+    """Print the messages that a listener understands on stdout until something ends it; returns the exit code."""
     if sys.stdout is None:  # then descriptor 1 would become our connection
         note("stdout is closed")
         return 1
-    return asyncio.run(_run(Session(streams, target)))
+    return asyncio.run(_run(Session(listener, target, token)))
 
 
 async def _run(session: Session) -> int:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from fastcable._frames import CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
 from fastcable.log import escape
 
+_END = "\r\n"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
 
@@ -46,15 +47,19 @@ class Target:
 
 
 class WebSocket:
-    """The client's side of one connection. `ended` says why it is over, and is empty until then."""
+    """The client's side of one connection, which offers one `protocol` or none, and says with a `token` who connects.
+    `ended` says why it is over, and is empty until then."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, protocol: str | None = None, token: str | None = None) -> None:
+        self._protocol = protocol
         self._key = base64.b64encode(os.urandom(16))
         self._parser = FrameParser(0, 0, masked=False)
         self._outgoing = [
             f"GET {target.resource} HTTP/1.1\r\nHost: {target.authority}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {self._key.decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: {self._key.decode()}\r\nSec-WebSocket-Version: 13\r\n"
+            f"{f'Sec-WebSocket-Protocol: {protocol}{_END}' if protocol else ''}"
+            f"{f'X-JID: {token}{_END}' if token else ''}\r\n".encode()
         ]
         self.ended = ""
 
@@ -71,8 +76,11 @@ class WebSocket:
         expected = base64.b64encode(hashlib.sha1(self._key + _GUID).digest()).decode()
         if headers.get("sec-websocket-accept") != expected:
             raise Lost("the server's Sec-WebSocket-Accept is missing or wrong")
-        if "sec-websocket-extensions" in headers or "sec-websocket-protocol" in headers:
+        chosen = headers.get("sec-websocket-protocol")
+        if "sec-websocket-extensions" in headers or chosen not in (None, self._protocol):
             raise Lost("the server chose an extension or a subprotocol that was not offered")
+        if chosen != self._protocol:
+            raise Lost(f"the server does not speak {self._protocol}")
 
     def receive(self, data: bytes) -> Iterator[bytes]:
         """Text messages; pings are answered on the way."""
