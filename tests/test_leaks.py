@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,12 @@ from fastcable._hub import Subscriber
 from fastcable.channels import Channel
 from fastcable.dialects._simple import SimpleDialect
 from fastcable.server import HTTP_DESCRIPTORS
-from tests.harness import CLOSE, PATIENCE, TEXT, UPGRADE, LocalServer, frame
+from fastcable.tokens import issue
+from tests.harness import CABLE_UPGRADE, CLOSE, PATIENCE, TEXT, UPGRADE, LocalServer, frame
 from tests.swarm import Member, Swarm
 
 CONNECTIONS = 1000
+SECRET = "s" * 32
 KEEPALIVE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -106,6 +109,28 @@ def failure_in_the_middle_of_a_message(scene: Scene) -> None:
     for member in members:
         member.send(frame(TEXT, b'{"type":', fin=False) + frame(TEXT, b'"pong"}'))
     scene.ended(members, code=1002)
+
+
+def token_refused(scene: Scene) -> None:
+    scene.ended(scene.swarm.open(scene.count, UPGRADE), code=1008)
+    members = scene.swarm.open(scene.count, CABLE_UPGRADE)
+    scene.ended(members, code=1008)
+    assert {member.messages[0]["reason"] for member in members} == {"unauthorized"}
+
+
+def token_expired(scene: Scene) -> None:
+    expiries = scene.server.server.cable.expiries
+    assert expiries is not None
+    expiries.clock = time.time
+    expires = int(time.time()) + 100
+    jid = b"X-JID: %b\r\n\r\n" % issue({"exp": expires}, SECRET).encode()
+    subscribe = frame(TEXT, b'{"type":"subscribe","stream":"s"}')
+    members = scene.swarm.open(scene.count, UPGRADE[:-2] + jid + subscribe)
+    scene.swarm.run_until(lambda: all(member.frames for member in members))
+    assert len(expiries) == scene.count
+    expiries.clock = lambda: expires
+    scene.server.expire(scene.server.loop.time())
+    scene.ended(members, code=1008)
 
 
 def fin_without_a_close_frame(scene: Scene) -> None:
@@ -325,6 +350,8 @@ WAYS = [
     Way(closed_by_the_server),
     Way(protocol_failure),
     Way(failure_in_the_middle_of_a_message),
+    Way(token_refused, {"auth": "jwt", "jwt_secret": (SECRET,)}, batch=500),
+    Way(token_expired, {"auth": "jwt", "jwt_secret": (SECRET,)}),
     Way(fin_without_a_close_frame),
     Way(reset),
     Way(reset_while_stalled),
@@ -383,5 +410,5 @@ def test_nothing_is_left_of_a_connection(
     assert ours() - objects == Counter()
     assert server.call(lambda: (hub.streams, hub.idle)) == ({}, True)
     assert server.call(lambda: (cable.connections, cable.blocked, cable.everybody())) == (0, {}, [])
-    assert [len(queue) for queue in server.server._queues] == [0, 0, 0, 0]
+    assert [len(queue) for queue in server.server._queues] == [0] * len(server.server._queues)
     server.wait_until(lambda: descriptors() == files - (1 if way.end is drain else 0))
