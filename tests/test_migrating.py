@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.harness import PATIENCE, UPGRADE, Client, Serve, Spawn
+from fastcable.signing import bearer_key
+from tests.harness import CABLE_UPGRADE, PATIENCE, UPGRADE, Client, Serve, Spawn
 from tests.snippets import ROOT, at, snippet
 
 PAGE = "docs/migrating.md"
@@ -68,6 +69,32 @@ def test_nobody_gets_around_signed_names(spawn: Spawn, tmp_path: Path, beginning
 @pytest.mark.parametrize(("language", "beginning"), [("yaml", "# config/cable.yml"), ("ruby", "# Gemfile")])
 def test_it_says_the_same_of_rails_as_the_manual_of_the_gem(language: str, beginning: str) -> None:
     assert snippet(PAGE, language, beginning) == snippet("clients/ruby/README.md", language, beginning)
+
+
+def test_anycable_s_publishers_reach_its_pages(spawn: Spawn, tmp_path: Path) -> None:
+    file = tmp_path / "fastcable.toml"
+    file.write_text(snippet(PAGE, "toml", ANYCABLE))
+    server = spawn("--config", str(file), "--actioncable-ping-interval", "60", env=SECRETS[ANYCABLE])
+    url = at(server.port, snippet(PAGE, "", "ANYCABLE_BROADCAST_ADAPTER")).partition("ANYCABLE_HTTP_BROADCAST_URL=")[2]
+    path = url.strip().removeprefix(f"http://127.0.0.1:{server.port}")
+    key = {"Authorization": f"Bearer {bearer_key('s' * 32, 'broadcast-cable')}"}
+    name = fastcable("sign", "news", cwd=tmp_path, **SECRETS[ANYCABLE]).strip()
+    identifier = json.dumps({"channel": "$pubsub", "signed_stream_name": name})
+    with Client(server.port) as page, Client(server.port) as author:
+        sids = []
+        for client in (page, author):
+            client.upgrade(CABLE_UPGRADE)
+            sids.append(client.receive()["sid"])
+            client.command(command="subscribe", identifier=identifier)
+            client.expect({"identifier": identifier, "type": "confirm_subscription"})
+        for body in (
+            {"stream": "news", "data": '{"text":"hi"}', "meta": {"exclude_socket": sids[1]}},
+            {"stream": "news", "data": '"to all"'},
+        ):
+            assert server.request("POST", path, json.dumps(body), key)[::2] == (201, b"")
+        page.expect({"identifier": identifier, "message": {"text": "hi"}})
+        for client in (page, author):
+            client.expect({"identifier": identifier, "message": "to all"})
 
 
 # --- nginx, asking the application ------------------------------------------------------------------------------------
