@@ -22,6 +22,7 @@ from fastcable.asgi import CableMiddleware
 from fastcable.channels import Channel
 from fastcable.response import Response
 from fastcable.settings import Settings
+from fastcable.tokens import issue
 from tests.harness import CABLE_UPGRADE, TEXT, Client, LocalServer, Serve, message
 from tests.peers.rawhttp import RecordingHub, get, post
 
@@ -437,3 +438,40 @@ def test_a_user_is_disconnected_from_all_connections(server: LocalServer, reconn
         assert send(server, {"stream": "room:7", "data": "2"})[0] == 201
         other.expect({"identifier": ROOM, "message": 1}, {"identifier": ROOM, "message": 2})
         assert server.call(lambda: len(server.server.hub.sessions)) == 1
+
+
+def test_a_user_is_disconnected_from_the_middleware() -> None:
+    async def nothing(scope: object, receive: object, send: object) -> None:
+        pass
+
+    app = CableMiddleware(nothing, secret=SECRET, auth="jwt")
+    sent: list[MutableMapping[str, Any]] = []
+    user = '{"user_id":"15"}'
+    query = b"jid=" + issue({"exp": 2**37, "ext": user}, SECRET).encode()
+    scope = {"type": "websocket", "http_version": "1.1", "path": "/cable", "query_string": query, "subprotocols": [],
+             "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 80)}
+    body = json.dumps({"command": "disconnect", "payload": {"identifier": user, "reconnect": False}}).encode()
+
+    async def session() -> None:
+        events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        events.put_nowait({"type": "websocket.connect"})
+        accepted = asyncio.Event()
+
+        async def send(event: MutableMapping[str, Any]) -> None:
+            sent.append(event)
+            accepted.set()
+            if event["type"] == "websocket.close":
+                events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+
+        running = asyncio.ensure_future(app(scope, events.get, send))
+        await accepted.wait()
+        while not (len(app._cable.hub.sessions) or running.done()):  # noqa: ASYNC110 (nobody tells of it)
+            await asyncio.sleep(0)
+        with app._cable:
+            assert app._cable.endpoints.publish(body, asked(post(body, BEARER))).status == 201
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(session())
+    assert [event["type"] for event in sent] == ["websocket.accept", "websocket.close"]
+    assert (sent[1]["code"], sent[1]["reason"]) == (1000, "closed remotely for good")
+    assert len(app._cable.hub.sessions) == 0

@@ -106,6 +106,9 @@ class WebSocket(TextSubscriber):
         tasks = [self._writer, self._loop.create_task(self._read())]
         if self.claims is not None and self.claims.expires is not None:
             tasks.append(self._loop.create_task(self._expire(self.claims.expires)))
+        if self.claims is not None and self.claims.identifiers is not None:
+            with self._cable:
+                self.hub.sessions.add(self.claims.identifiers, self)
         try:
             await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
