@@ -92,10 +92,15 @@ class Results:
     """Workloads that were measured once more, after the others → when."""
 
     def replace(self, workloads: Iterable[str], newer: Results) -> None:
-        """Have a newer run's figures of these workloads in place of ours. Raises ValueError if it was of others."""
-        if (self.machine, self.quick, self.peers) != (newer.machine, newer.quick, newer.peers):
+        """Have a newer run's figures of these workloads in place of ours; servers may have been added to it. Raises
+        ValueError if it was of others."""
+        same = (self.machine, self.quick) == (newer.machine, newer.quick)
+        if not same or any(peer not in newer.peers for peer in self.peers):
             raise ValueError("measured on another machine, of other servers or versions, or otherwise")
+        self.peers = newer.peers
         gone = set(workloads)
+        self.skips = [one for one in self.skips if one.workload not in gone] + [
+            one for one in newer.skips if one.workload in gone]
         self.series = [one for one in self.series if one.workload not in gone] + newer.series
         self.failures = [one for one in self.failures if one.workload not in gone] + newer.failures
         if newer.histograms:

@@ -233,6 +233,13 @@ def test_a_workload_may_be_measured_again(results: Results) -> None:
     assert "after the others: fanout (2026-02-02 02:02 UTC)" in document(results, [])
 
 
+def test_servers_may_be_added_when_a_workload_is_measured_again(results: Results) -> None:
+    added = PeerRecord("bun", "Bun", 1, "", {})
+    newer = Results(results.machine, "2026-02-02 02:02", results.quick, {}, peers=[*results.peers, added])
+    results.replace(["fanout"], newer)
+    assert added in results.peers
+
+
 def test_what_was_measured_of_other_servers_is_not_mixed_in(results: Results) -> None:
     newer = Results(results.machine, "2026-02-02 02:02", results.quick, {}, peers=results.peers[:1])
     with pytest.raises(ValueError, match="of other servers"):
