@@ -1,3 +1,4 @@
+from asyncio import Future
 from typing import Protocol
 
 from fastcable._request import Request
@@ -9,15 +10,12 @@ class Hub(Protocol):
 
     def publish(
         self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None, embedded: bool = False
-    ) -> object: ...
+    ) -> Future[int] | None: ...
+    def disconnect(self, identifier: str, reconnect: bool) -> Future[int] | None: ...
     def subscribers(self, stream: str) -> int: ...
+    def elsewhere(self, stream: str) -> Future[int] | None: ...
     @property
     def congested(self) -> bool: ...
-    @property
-    def sessions(self) -> Sessions: ...
-
-class Sessions(Protocol):
-    def disconnect(self, identifier: str, reconnect: bool) -> object: ...
 
 class Peer(Protocol):
     """The connection a request came on."""
@@ -35,9 +33,9 @@ class Broadcasts:
     def begin(self, request: Request, peer: Peer) -> Response | None:
         """Refuse a request at the end of its head, or (None) have its body read."""
 
-    def publish(self, body: bytes, request: Request | None = None) -> Response:
-        """Accept a broadcast or a batch of them as a whole, or refuse it. It is in the form for which `request` has the
-        key; None: fastcable's own."""
+    def publish(self, body: bytes, request: Request | None = None) -> Response | Future[Response]:
+        """Accept a broadcast or a batch of them as a whole, or refuse it; what a broker has to take is answered when
+        that is done. It is in the form for which `request` has the key; None: fastcable's own."""
 
-    def count(self, request: Request, peer: Peer) -> Response:
+    def count(self, request: Request, peer: Peer) -> Response | Future[Response]:
         """How many subscribe to the stream that the query names."""

@@ -18,6 +18,7 @@ import orjson
 
 from fastcable._json import member_spans
 from fastcable.configuration import API_PATH
+from fastcable.handover import answer_later
 from fastcable.origins import parse_origin
 from fastcable.response import Response, error, json_response
 from fastcable.retained import retained_size
@@ -130,9 +131,11 @@ cdef class Broadcasts:
         if refusal is not None:
             return refusal
         try:
-            return _subscribers(self.hub.subscribers(_asked_stream(request.target.partition(b"?")[2])))
+            stream = _asked_stream(request.target.partition(b"?")[2])
         except Refused as problem:
             return error(problem.status, str(problem))
+        elsewhere = self.hub.elsewhere(stream)
+        return _answer([] if elsewhere is None else [elsewhere], self.hub.subscribers(stream), False)
 
     cdef object check_permission(self, Request request, peer):
         if not self.key and not self.anycable_key:
@@ -150,6 +153,7 @@ cdef class Broadcasts:
         cdef Py_ssize_t subscribers = 0
         cdef Py_ssize_t index
         cdef list spans
+        cdef list handovers = []
         if self.hub.congested:
             return _CONGESTED
         try:
@@ -158,32 +162,33 @@ cdef class Broadcasts:
             return error(400, _json_problem(body, problem))
         try:
             if anycable:
-                self.accept_anycable(value, body)
-                return _ACCEPTED
-            if type(value) is dict:
+                self.accept_anycable(value, body, handovers)
+            elif type(value) is dict:
                 _check_message(value)
                 _check_options(value)
                 spans = member_spans(body, b"data")
                 self.check_retained(value, spans[0])
-                subscribers = self.accept(value, spans[0])
+                subscribers = self.accept(value, spans[0], handovers)
             elif type(value) is list:
                 spans = self.check_batch(value, body, False)
                 for index in range(len(spans)):
-                    subscribers += self.accept((<list>value)[index], spans[index])
+                    subscribers += self.accept((<list>value)[index], spans[index], handovers)
             else:
                 raise Refused("body must be an object with stream and data, or an array of such objects")
         except Refused as problem:
             return error(problem.status, str(problem))
-        return _subscribers(subscribers)
+        return _answer(handovers, subscribers, anycable)
 
-    cdef Py_ssize_t accept(self, dict message, bytes data) except -1:
-        """Publish a message; how many subscribe to its stream."""
+    cdef Py_ssize_t accept(self, dict message, bytes data, list handovers) except -1:
+        """Publish a message; how many subscribe to its stream on this process."""
         cdef str stream = message["stream"]
         cdef Py_ssize_t subscribers = self.hub.subscribers(stream)
-        self.hub.publish(stream, data, message.get("retain", False), message.get("exclude"))
+        handover = self.hub.publish(stream, data, message.get("retain", False), message.get("exclude"))
+        if handover is not None:
+            handovers.append(handover)
         return subscribers
 
-    cdef int accept_anycable(self, value, bytes body) except -1:
+    cdef int accept_anycable(self, value, bytes body, list handovers) except -1:
         """Do what AnyCable's publishers ask for: publish one message or several, or disconnect somebody."""
         cdef list messages
         cdef list spans
@@ -191,7 +196,9 @@ cdef class Broadcasts:
         if type(value) is dict and "command" in value and "stream" not in value:
             _check_disconnect(value)
             payload = (<dict>value)["payload"]
-            self.hub.sessions.disconnect(payload["identifier"], payload.get("reconnect", False))
+            handover = self.hub.disconnect(payload["identifier"], payload.get("reconnect", False))
+            if handover is not None:
+                handovers.append(handover)
             return 0
         if type(value) is dict:
             _check_message(value)
@@ -206,7 +213,9 @@ cdef class Broadcasts:
         for index in range(len(messages)):
             message = messages[index]
             exclude = (message.get("meta") or {}).get("exclude_socket")
-            self.hub.publish(message["stream"], spans[index], False, exclude, type(message["data"]) is str)
+            handover = self.hub.publish(message["stream"], spans[index], False, exclude, type(message["data"]) is str)
+            if handover is not None:
+                handovers.append(handover)
         return 0
 
     cdef list check_batch(self, list messages, bytes body, bint anycable):
@@ -234,6 +243,13 @@ cdef class Broadcasts:
         if message.get("retain", False) is True and 0 < self.max_retained < retained_size(message["stream"], data):
             raise Refused(f"data is too large to be retained: max_retained_bytes is {self.max_retained}", 413)
         return 0
+
+
+cdef object _answer(list handovers, Py_ssize_t subscribers, bint anycable):
+    """What is answered to a publisher, at once or when its messages are handed over."""
+    if not handovers:
+        return _ACCEPTED if anycable else _subscribers(subscribers)
+    return answer_later(handovers, lambda others: _ACCEPTED if anycable else _subscribers(subscribers + others))
 
 
 @lru_cache(maxsize=64)

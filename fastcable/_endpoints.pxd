@@ -2,6 +2,7 @@ from fastcable._request cimport Request
 
 
 cdef class Endpoints:
+    cdef object hub
     cdef bytes cable_path
     cdef bytes broadcast_path
     cdef bytes api_path

@@ -1,19 +1,27 @@
+from asyncio import Future
 from collections.abc import Callable
+from typing import Protocol
 
-from fastcable._broadcasts import Hub, Peer
+from fastcable._broadcasts import Hub as Publishing
+from fastcable._broadcasts import Peer
 from fastcable._handshake import Accept
 from fastcable._request import Request
 from fastcable.response import Response
 from fastcable.settings import Settings
 
+class Hub(Publishing, Protocol):
+    @property
+    def problem(self) -> str | None:
+        """Why messages cannot be carried at present, in one line; None: they can."""
+
 class Endpoints:
     """The paths of one listener."""
 
-    publish: Callable[..., Response]
+    publish: Callable[..., Response | Future[Response]]
     """Takes the body of a broadcast that may be posted, and the request that it came with (`Broadcasts.publish`)."""
     def __init__(self, settings: Settings, hub: Hub, *, cable: bool, broadcast: bool, demo: bool) -> None:
         """`cable` and `broadcast` say whether it has these; `demo` adds a page at `/`."""
 
-    def begin(self, request: Request, peer: Peer) -> Response | Accept | None:
+    def begin(self, request: Request, peer: Peer) -> Response | Future[Response] | Accept | None:
         """Decide at the end of the head; None: the body is wanted, to be given to `publish`."""
 

@@ -30,10 +30,13 @@ cdef bytes _HTML = (
 
 cdef object _NOT_FOUND = error(404, "not found")
 cdef object _HEALTHY = json_response(200, {"status": "ok"})
+# The process lives; of the last, it can also do its work.
+cdef tuple _HEALTH = (b"/health", b"/health/live", b"/health/ready")
 
 
 cdef class Endpoints:
     def __init__(self, settings, hub, *, bint cable, bint broadcast, bint demo):
+        self.hub = hub
         self.cable_path = settings.cable_path.encode() if cable else None
         self.broadcast_path = settings.broadcast_path.encode() if broadcast else None
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
@@ -58,11 +61,14 @@ cdef class Endpoints:
             return self.broadcasts.begin(request, peer)
         if path == b"/_streams" and self.broadcast_path:
             return self.broadcasts.count(request, peer)
-        if path != b"/health" and path not in self.files:
+        if path not in _HEALTH and path not in self.files:
             return _NOT_FOUND
         if request.method not in (b"GET", b"HEAD"):
             return error(405, "GET and HEAD only", b"Allow: GET, HEAD\r\n")
-        if path == b"/health":
+        if path == b"/health/ready":
+            problem = self.hub.problem
+            return _HEALTHY if problem is None else json_response(503, {"status": "not ready", "reason": problem})
+        if path in _HEALTH:
             return _HEALTHY
         return _file(request, *self.files[path])
 

@@ -262,6 +262,17 @@ cdef class WebSocketGroup(Group):
         self.counters.deliveries += 1
         return 0
 
+    cdef int announce(self, bytes text) except -1:
+        cdef Chunk chunk
+        self.seal()
+        if self.sealed is None:
+            self.sealed = deque()
+        chunk = Chunk()
+        chunk.data = encode_frame(TEXT, text)
+        chunk.limit = self.members.tickets + 1
+        self.sealed.append(chunk)
+        return 0
+
     cdef bytes encode(self, bytes text):
         return encode_frame(TEXT, text)
 

@@ -5,11 +5,13 @@ Theory of operation. A connection is in one of these states:
 
     HEAD    a request's head is awaited (idle) or has come in part
     BODY    the head was accepted, its body is on the way
+    ANSWER  the answer is on its way: a broker has to take something first, or is asked, and bounds the time for that;
+            nothing of what follows is read
     LINGER  the last answer and our FIN are sent; what still arrives is thrown away, since closing with unread bytes
             would make the kernel reset the connection, and the peer lose the answer
     CLOSED  upgraded or lost: nothing of ours is left
 
-In the first two it may be blocked: the peer does not take its answers, and nothing is read or processed until it does.
+In the first three it may be blocked: the peer does not take its answers, and nothing is read or processed until it does.
 
 `advance` runs the states over the bytes at hand: heads go to a `HeadParser`, at their end the `Endpoints` decide,
 and bodies whose length was declared are cut out. Every request is answered before the next is looked at, and after
@@ -38,7 +40,7 @@ from fastcable._request import HEAD_END, REPEATED_HEAD, BadRequest, parse_head
 from fastcable.chunked import ChunkedBody
 from fastcable.dialects.refusal import Refusal
 from fastcable.log import Throttle
-from fastcable.response import CONTINUE, error
+from fastcable.response import CONTINUE, Response, error
 
 logger = logging.getLogger("fastcable.http")
 
@@ -53,6 +55,7 @@ cdef object _FAILED = error(500, "internal error", close=True)
 cdef enum State:
     HEAD
     BODY
+    ANSWER
     LINGER
     CLOSED
 
@@ -136,6 +139,7 @@ cdef class HttpProtocol:
     cdef readonly HeadParser head
     cdef Request request
     cdef readonly object body  # a bytearray or a ChunkedBody
+    cdef bint last  # its answer is the last on this connection
 
     def __init__(self, Site site not None, Endpoints endpoints not None):
         self.site = site
@@ -193,7 +197,8 @@ cdef class HttpProtocol:
     def data_received(self, bytes data not None):
         if self.state == LINGER:
             return
-        if self.unread or self.blocked:  # a loop may hand over what it had read before reading was paused
+        # A loop may hand over what it had read before reading was paused.
+        if self.unread or self.blocked or self.state == ANSWER:
             self.unread += data
         else:
             self.advance(data)
@@ -238,10 +243,13 @@ cdef class HttpProtocol:
                 elif self.state == BODY:
                     at = self.read_body(data, at)
                 else:
-                    return 0
+                    break
         except BadRequest as problem:
             self.refuse(problem)
-        if at < len(data) and (self.state == HEAD or self.state == BODY):
+        if self.state == ANSWER:
+            self.unread = data[at:]
+            self.transport.pause_reading()
+        elif at < len(data) and (self.state == HEAD or self.state == BODY):
             self.unread = data[at:]
             self.transport.pause_reading()
             if not self.blocked:
@@ -296,7 +304,7 @@ cdef class HttpProtocol:
         if isinstance(answer, Accept):
             self.upgrade(request, answer, data[end:] if end < len(data) else b"")
             return len(data)
-        self.answer(request, answer, request.length != 0)
+        self.answer_with(request, answer, request.length != 0)
         return end
 
     cdef int begin_body(self, Request request, bint waiting) except -1:
@@ -334,8 +342,35 @@ cdef class HttpProtocol:
         except Exception:
             logger.exception("a broadcast failed")
             answer = _FAILED
-        self.answer(request, answer, close)
+        self.answer_with(request, answer, close)
         return 0
+
+    cdef int answer_with(self, Request request, answer, bint close) except -1:
+        """Answer now, or when the answer is there."""
+        if isinstance(answer, Response):
+            return self.answer(request, answer, close)
+        self.state = ANSWER
+        self.request = request
+        self.body = None
+        self.last = close
+        if self.queue is not None:
+            self.queue.discard(self)
+            self.queue = None
+        answer.add_done_callback(self.answered)
+        return 0
+
+    def answered(self, future):
+        if self.state != ANSWER:
+            return
+        try:
+            answer = future.result()
+        except Exception:
+            logger.exception("a broadcast failed")
+            answer = _FAILED
+        self.answer(self.request, answer, self.last)
+        if self.blocked and self.state == HEAD:
+            self.wait(self.site.handshakes)
+        self.go_on()
 
     cdef int answer(self, Request request, answer, bint close) except -1:
         cdef bint body = request.method != b"HEAD"

@@ -42,6 +42,7 @@ cdef class Group:
     cdef readonly Stream stream
     cdef readonly object key
     cdef public bint unwraps
+    cdef readonly object dialect
     cdef Counters counters
     cdef Py_ssize_t holders
     cdef bint busy
@@ -51,6 +52,7 @@ cdef class Group:
     cdef int post(self, bytes data) except -1
     cdef bint step(self, int64_t until) except -1
     cdef int tell(self, Subscriber subscriber, bytes data) except -1
+    cdef int announce(self, bytes text) except -1
     cdef bytes encode(self, bytes text)
     cdef Py_ssize_t size(self) noexcept
 
@@ -59,6 +61,7 @@ cdef class Stream:
     cdef readonly str name
     cdef readonly dict groups
     cdef readonly bint live
+    cdef bint missed
     cdef dict pending
 
     cdef Py_ssize_t size(self) except -1
@@ -71,6 +74,7 @@ cdef class Hub:
     cdef public object socket_ids
     cdef readonly object sessions
     cdef public object broker
+    cdef public object on_change
     cdef readonly object call_soon
     cdef object busy
     cdef bint scheduled
@@ -89,6 +93,8 @@ cdef class Hub:
     cdef int post_to_others(self, Group group, bytes data, Subscriber excluded) except -1
     cdef int confirm(self, Stream stream, Group group, Subscriber subscriber) except -1
     cdef int leave(self, Subscriber subscriber, Subscription* subscription, bint settle) except -1
+    cdef int tell_gap(self, Stream stream) except -1
+    cdef int schedule(self) except -1
 
 
 cdef int64_t monotonic_ns() noexcept nogil

@@ -10,6 +10,9 @@ A subscription is absent, pending or live. It is pending until the broker said t
 (`Hub.confirmed`), which the memory broker says at once. Then, and for each further `subscribe` of the same thing, the
 subscriber's dialect gets `confirmed`. Leaving a pending subscription cancels it, its confirmation too.
 
+A broker may lose its streams (`Hub.interrupted`). Subscriptions that are live stay so, and others stay pending until the
+stream is heard again; whoever was subscribed all along is then told of a gap, behind all that was posted before.
+
 A broadcast is only *posted* to the groups. They are served in `Hub.turn`, once per loop turn, so that the messages of
 one turn reach a subscriber in one write. A large fan-out is cut into slices: a group works until its slice is over and
 queues up again behind the others, so a small stream never waits for a large one, and the loop goes round in between.
@@ -144,6 +147,10 @@ cdef class Group:
     cdef int tell(self, Subscriber subscriber, bytes data) except -1:
         raise NotImplementedError
 
+    cdef int announce(self, bytes text) except -1:
+        """Send a text of the dialect to all members, behind what was posted; it is never dropped, and no message."""
+        raise NotImplementedError
+
     cdef bytes encode(self, bytes text):
         """A text of the dialect in the encoding of this group's members."""
         raise NotImplementedError
@@ -160,6 +167,7 @@ cdef class Stream:
         self.name = name
         self.groups = {}
         self.live = False
+        self.missed = False
         self.pending = None
 
     @property
@@ -186,6 +194,7 @@ cdef class Hub:
         self.sessions = Sessions()
         self.counters = Counters()
         self.broker = None
+        self.on_change = None
         self.call_soon = call_soon
         # More than `Subscriber.held_count` can count are a limit, too.
         self.max_subscriptions = min(max_subscriptions or 0xffff, 0xffff)
@@ -217,6 +226,7 @@ cdef class Hub:
         if group is None:
             group = <Group?>subscriber.dialect.open_group(name, key)
             group.key = key
+            group.dialect = subscriber.dialect
             group.counters = self.counters
             if first:
                 stream = Stream(name)
@@ -244,6 +254,8 @@ cdef class Hub:
             subscriber.dialect.confirmed(subscriber, stream.name, group.key)
             return 0
         subscription.ticket = group.join(subscriber)
+        if self.on_change is not None:
+            self.on_change(stream.name)
         subscriber.dialect.confirmed(subscriber, stream.name, group.key)
         if self.retained:
             data = self.retained.get(stream.name)
@@ -251,16 +263,46 @@ cdef class Hub:
                 group.tell(subscriber, data)
         return 0
 
-    def confirmed(self, str name not None):
-        """The broker's word that every message of this stream arrives from now on."""
+    def confirmed(self, str name not None, bint missed=True):
+        """The broker's word that every message of this stream arrives from now on; not `missed`: it did all along."""
         cdef Stream stream = <Stream>self.streams.get(name)
         if stream is None:
             return
         stream.live = True
+        if stream.missed:
+            stream.missed = False
+            if missed:
+                self.tell_gap(stream)
         pending, stream.pending = stream.pending, None
         for (subscriber, group), owed in (pending or {}).items():
             for _ in range(owed):
                 self.confirm(stream, group, subscriber)
+
+    def interrupted(self):
+        """The broker's word that it hears no stream any more, until it confirms each again."""
+        cdef Stream stream
+        for stream in self.streams.values():
+            if stream.live:
+                stream.live = False
+                stream.missed = True
+
+    def lost(self, str name not None):
+        """The broker's word that messages of this stream were lost on their way, an unknown number."""
+        cdef Stream stream = <Stream>self.streams.get(name)
+        if stream is not None:
+            self.tell_gap(stream)
+
+    cdef int tell_gap(self, Stream stream) except -1:
+        cdef Group group
+        for group in stream.groups.values():
+            if group.size() and not group.dialect.loses_silently:
+                group.announce(group.dialect.gap(stream.name, group.key, None))
+                self.counters.gaps += group.size()
+                if not group.busy:
+                    group.busy = True
+                    self.busy.append(group)
+        self.schedule()
+        return 0
 
     cpdef unsubscribe(self, Subscriber subscriber, str name, object key):
         """End a subscription; of something that is not subscribed, nothing happens."""
@@ -304,6 +346,8 @@ cdef class Hub:
         subscriber.release(subscription)
         if ticket:
             group.leave(ticket, settle)
+            if self.on_change is not None:
+                self.on_change(stream.name)
         elif stream.pending is not None:
             stream.pending.pop((subscriber, group), None)
         if group.holders == 0:
@@ -325,7 +369,7 @@ cdef class Hub:
     def publish(
         self, str stream not None, bytes data not None, bint retain=False, str exclude=None, bint embedded=False
     ):
-        """Broadcast one JSON value (its bytes, valid JSON) to a stream; raises what the broker raises.
+        """Broadcast one JSON value (its bytes, valid JSON) to a stream; what the broker says to it (`Broker.publish`).
 
         `retain`: it is the stream's last value for those who subscribe later (`null`: there is none any more).
         `exclude`: the socket id of a subscriber who is not to get it.
@@ -333,7 +377,11 @@ cdef class Hub:
         """
         if embedded and retain:
             raise ValueError("an embedded message cannot be retained")
-        self.broker.publish(stream, data, retain, exclude, embedded)
+        return self.broker.publish(stream, data, retain, exclude, embedded)
+
+    def disconnect(self, str identifier not None, bint reconnect):
+        """Close all connections of an identifier (`Sessions.disconnect`); what the broker says to it."""
+        return self.broker.disconnect(identifier, reconnect)
 
     cpdef deliver(self, str name, bytes data, bint retain=False, str exclude=None, bint embedded=False):
         """Post a message that came from the broker to this process's subscribers."""
@@ -359,9 +407,13 @@ cdef class Hub:
             # A copy: if what waited for the excluded one was too much, it is closed, and its group may be gone.
             for group in list(stream.groups.values()):
                 self.post_to_others(group, unwrapped if group.unwraps else data, excluded)
+        self.schedule()
+
+    cdef int schedule(self) except -1:
         if self.busy and not self.scheduled:
             self.scheduled = True
             self.call_soon(self.turn)
+        return 0
 
     cdef int post(self, Group group, bytes data) except -1:
         group.post(data)
@@ -387,6 +439,15 @@ cdef class Hub:
         """How many subscribers of this stream are live on this process."""
         cdef Stream stream = <Stream>self.streams.get(name)
         return 0 if stream is None else stream.size()
+
+    def elsewhere(self, str name not None):
+        """How many subscribers of this stream the server's other workers have; what the broker says to it."""
+        return self.broker.count(name)
+
+    @property
+    def problem(self):
+        """Why the broker cannot carry messages at present, in one line; None: it can."""
+        return self.broker.problem
 
     @property
     def idle(self) -> bool:
@@ -416,6 +477,4 @@ cdef class Hub:
                 if now >= end:
                     break
         finally:
-            if self.busy:
-                self.scheduled = True
-                self.call_soon(self.turn)
+            self.schedule()

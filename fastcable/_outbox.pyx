@@ -30,7 +30,7 @@ from fastcable._hub cimport Counters, Group, Subscriber
 
 cdef class Chunk:
     """Frames of one group, joined: `count` messages, `ends[i]` the end of each, for members with a ticket below
-    `limit`."""
+    `limit`. Without any message it is an answer to them all."""
 
     def __dealloc__(self):
         PyMem_Free(self.ends)
@@ -82,6 +82,8 @@ cdef class Outbox:
         """Queue the messages of a chunk, or do with them as the policy says. False: the subscriber is to be closed."""
         cdef uint32_t index
         cdef size_t start = 0
+        if chunk.count == 0:
+            self.answer(chunk.data)
         for index in range(chunk.count):
             if self.newest is not None or self.is_full():
                 if self.limits.policy == LATEST:

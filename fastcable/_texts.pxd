@@ -22,3 +22,4 @@ cdef class TextGroup(Group):
 
     cdef int flush(self) except -1
     cdef int send_next(self) except -1
+    cdef int send(self, Chunk chunk) except -1

@@ -103,6 +103,13 @@ cdef class TextGroup(Group):
         self.counters.deliveries += 1
         return 0
 
+    cdef int announce(self, bytes text) except -1:
+        cdef Chunk chunk = Chunk()
+        chunk.data = text
+        self.flush()
+        self.send(chunk)
+        return 0
+
     cdef bytes encode(self, bytes text):
         return text
 
@@ -124,10 +131,14 @@ cdef class TextGroup(Group):
     cdef int send_next(self) except -1:
         cdef bytes data = self.waiting.popleft()
         cdef Chunk chunk = Chunk()
-        cdef TextSubscriber member
         chunk.data = self.before + data + self.after
         chunk.count = 1
         self.counters.backlog -= PyBytes_GET_SIZE(data)
+        self.send(chunk)
+        return 0
+
+    cdef int send(self, Chunk chunk) except -1:
+        cdef TextSubscriber member
         self.sending = True
         try:
             for member in list(self.members.values()):

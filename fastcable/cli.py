@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from fastcable import __version__
 from fastcable.configuration import Loaded, load
-from fastcable.options import Seconds, did_you_mean
+from fastcable.options import MASK, Seconds, did_you_mean
 from fastcable.settings import OPTIONS, Settings, SettingsError
 
 PUBLISH_URL = f"http://127.0.0.1:{Settings().port}{Settings().broadcast_path}"
@@ -275,7 +275,7 @@ def effective(loaded: Loaded) -> str:
         if shown == "-":
             line = f"# {option.name} is not set"
         else:
-            line = f"# {option.name} = {shown}" if option.secret else f"{option.name} = {toml}"
+            line = f"# {option.name} = {shown}" if MASK in shown else f"{option.name} = {toml}"
         lines.append((line, loaded.origins[option.name]))
     width = max(len(line) for line, _ in lines)
     return "".join(

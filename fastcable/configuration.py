@@ -13,7 +13,7 @@ from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 
 CONFIG_FILE = "fastcable.toml"
 OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL", "FASTCABLE_TOKEN")  # not options, but ours
-FIXED_PATHS = ("/health", "/fastcable.js", "/fastcable-stream.js", "/_streams")
+FIXED_PATHS = ("/health", "/health/live", "/health/ready", "/fastcable.js", "/fastcable-stream.js", "/_streams")
 API_PATH = "/api/publish"  # of AnyCable, for broadcasts; it is there with a secret
 STALE = 6  # seconds, of @rails/actioncable and @anycable/core
 SAFE_SECRET = 32  # bytes, those of an HMAC-SHA256 (RFC 7518 §3.2)

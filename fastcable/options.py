@@ -16,6 +16,7 @@ _N = TypeVar("_N", int, float)
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 DAY = 86_400
+MASK = "********"
 
 
 class Wrong(ValueError):
@@ -97,7 +98,7 @@ class Size:
 class Seconds:
     """A time span."""
 
-    least: int = 0
+    least: float = 0
     most: int = DAY
     unit: str = "SECONDS"
 
@@ -166,6 +167,8 @@ class Text:
     unit: str
     check: Callable[[str], str]
     secret: bool = False
+    shown: Callable[[str], str] = str
+    """As people may see it, where only a part is secret."""
 
     def parse(self, text: str) -> str:
         if not text:
@@ -180,7 +183,7 @@ class Text:
     def show(self, value: object) -> str:
         if value is None:
             return "-"
-        return "********" if self.secret else str(value)
+        return MASK if self.secret else self.shown(str(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,7 @@ class Texts:
     unit: str
     check: Callable[[str], str]
     secret: bool = False
+    shown: Callable[[str], str] = str
 
     def parse(self, text: str) -> tuple[str, ...]:
         return self._checked(entry.strip() for entry in text.split(","))
@@ -216,7 +220,13 @@ class Texts:
 
     def show(self, value: object) -> str:
         entries = cast("tuple[str, ...]", value)
-        return ",".join("********" if self.secret else entry for entry in entries) or "-"
+        return ",".join(MASK if self.secret else self.shown(entry) for entry in entries) or "-"
+
+
+def masked_url(text: str) -> str:
+    """A URL without its password."""
+    text = re.sub(r"(?<=://)([^/@:]*):.*@", rf"\1:{MASK}@", text)  # a password may hold what it should have escaped
+    return re.sub(r"(?<=[?&]password=)[^&]*", MASK, text)
 
 
 # Checks of strings
@@ -227,7 +237,7 @@ def either(words: Sequence[str]) -> str:
     return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
-def _within(number: _N, least: int, most: int, show: Callable[[object], str] = str) -> _N:
+def _within(number: _N, least: float, most: float, show: Callable[[object], str] = str) -> _N:
     if not least <= number <= most:
         raise Wrong(f"must be {show(least)} to {show(most)}, got {show(number)}")
     return number
@@ -295,6 +305,26 @@ def url_path(text: str) -> str:
         raise Wrong(f"must start with /, got {quoted(text)}")
     if not re.fullmatch(r"[!-~]+", text) or "?" in text or "#" in text:
         raise Wrong(f"must be a plain path without query, white space or unescaped characters, got {quoted(text)}")
+    return text
+
+
+def broker_url(text: str) -> str:
+    if text != "memory" and not re.fullmatch(r"(rediss?|unix)://[!-~]+", text):
+        raise Wrong("expected memory, or a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock, "
+                    f"got {quoted(masked_url(text))}")
+    return text
+
+
+def source_url(text: str) -> str:
+    if not re.fullmatch(r"solid_cable:///[^\0-\x1f\x7f]+|(solid_cable\+)?postgresql://[!-~]*", text):
+        raise Wrong(f"expected a URL such as solid_cable:///srv/app/storage/production_cable.sqlite3 or "
+                    f"postgresql://user@host/database, got {quoted(masked_url(text))}")
+    return text
+
+
+def channel_prefix(text: str) -> str:
+    if not text.isprintable():
+        raise Wrong(f"must be printable, got {quoted(text)}")
     return text
 
 

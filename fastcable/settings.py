@@ -26,13 +26,17 @@ from fastcable.options import (
     address,
     audience,
     bearer_key,
+    broker_url,
+    channel_prefix,
     cookie_name,
     either,
     file_path,
     host_name,
+    masked_url,
     origin,
     secret_text,
     socket_path,
+    source_url,
     url_path,
 )
 
@@ -46,7 +50,7 @@ class SettingsError(Exception):
 
 
 def _secret(kind: Kind) -> bool:
-    return isinstance(kind, Text | Texts) and kind.secret
+    return isinstance(kind, Text | Texts) and (kind.secret or kind.shown is not str)
 
 
 def _option(default: _T, kind: Kind, help: str, group: str = "") -> _T:
@@ -79,13 +83,37 @@ class Settings:
     broadcast_key: str | None = _option(
         None, Text("KEY", bearer_key, secret=True),
         "publishers must send Authorization: Bearer KEY; without a key or secret only this machine may publish")
-    fanout_threads: int = _option(
-        2, Number(1, 16),
-        "threads that share a broadcast to thousands of clients, at most one for each core; 1: none but the loop's")
     secret: str | None = _option(
         None, Text("SECRET", secret_text, secret=True),
         "AnyCable's secret: its publishers post with the keys that they make of it, and turbo_secret and jwt_secret "
         "come from it where they are not set")
+
+    workers: int | None = _option(
+        1, Number(1, 256, auto=True),
+        "processes that share the port; auto is one for each core. 1: the process that was started is the server",
+        group="More cores and machines")
+    fanout_threads: int = _option(
+        2, Number(1, 16),
+        "threads of a worker that share a broadcast to thousands of clients, at most one for each core that there is "
+        "for it; 1: none but the loop's")
+    reload_drain: float = _option(
+        30.0, Seconds(), "on SIGHUP the clients of the workers that are replaced are closed evenly over this")
+    broker: str = _option(
+        "memory", Text("URL", broker_url, shown=masked_url),
+        "what carries messages between servers: memory is for one server, redis://, rediss:// and unix:// are Redis")
+    publish_timeout: float = _option(
+        2.0, Seconds(least=0.01), "time for the broker to take a message; then its publisher is answered 503")
+    redis_channels: str = _option(
+        "fastcable", Choice(("fastcable", "rails", "anycable")),
+        "rails and anycable: hear also what Rails' redis adapter or AnyCable's broadcasters publish in that Redis")
+    source: tuple[str, ...] = _option(
+        (), Texts("URLS", source_url, shown=masked_url),
+        "databases whose Solid Cable tables are read, such as solid_cable:///srv/app/storage/production_cable.sqlite3 "
+        "or postgresql://user@host/database")
+    source_interval: float = _option(0.1, Seconds(least=0.01), "time between two looks into a source")
+    channel_prefix: str | None = _option(
+        None, Text("TEXT", channel_prefix),
+        "Rails' channel_prefix in cable.yml, for redis_channels = rails and for sources")
 
     turbo_secret: tuple[str, ...] = _option(
         (), Texts("SECRETS", secret_text, secret=True),

@@ -24,7 +24,7 @@ from fastcable.response import Response
 from fastcable.settings import Settings
 from fastcable.tokens import issue
 from tests.harness import CABLE_UPGRADE, TEXT, Client, LocalServer, Serve, message
-from tests.peers.rawhttp import RecordingHub, get, post
+from tests.peers.rawhttp import RecordingHub, at_once, get, post
 
 SECRET = "s3Krit"
 KEY = "a239a7ca182c90fc32bdedf73703d271388cf433843affffd3a5e757041fc716"  # as AnyCable makes them
@@ -54,7 +54,9 @@ def endpoints(hub: RecordingHub, *, broadcast: bool = True, **options: Any) -> E
 
 
 def begin(request: bytes, **options: Any) -> Response | Accept | None:
-    return endpoints(RecordingHub(), **options).begin(asked(request), Peer())
+    answer = endpoints(RecordingHub(), **options).begin(asked(request), Peer())
+    assert not isinstance(answer, asyncio.Future)
+    return answer
 
 
 def status(request: bytes, **options: Any) -> int:
@@ -70,7 +72,7 @@ def publish(body: str | bytes, *lines: str, path: str = "/_broadcast", **options
     room = endpoints(hub, **options)
     request = asked(post(body, *(lines or [BEARER]), path=path))
     assert room.begin(request, Peer()) is None
-    return room.publish(body.encode() if isinstance(body, str) else body, request), hub
+    return at_once(room.publish(body.encode() if isinstance(body, str) else body, request)), hub
 
 
 def refusal(body: str | bytes, **options: Any) -> tuple[int, str]:
@@ -259,7 +261,7 @@ def test_a_body_that_is_not_json_is_refused() -> None:
 def test_nothing_is_taken_while_the_fan_out_is_behind() -> None:
     hub = RecordingHub()
     hub.congested = True
-    assert endpoints(hub).publish(HELLO.encode(), asked(post(HELLO, BEARER))).status == 503
+    assert at_once(endpoints(hub).publish(HELLO.encode(), asked(post(HELLO, BEARER)))).status == 503
     assert hub.published == []
 
 
@@ -468,7 +470,7 @@ def test_a_user_is_disconnected_from_the_middleware() -> None:
         while not (len(app._cable.hub.sessions) or running.done()):  # noqa: ASYNC110 (nobody tells of it)
             await asyncio.sleep(0)
         with app._cable:
-            assert app._cable.endpoints.publish(body, asked(post(body, BEARER))).status == 201
+            assert at_once(app._cable.endpoints.publish(body, asked(post(body, BEARER)))).status == 201
         await asyncio.wait_for(running, 20)
 
     asyncio.run(session())

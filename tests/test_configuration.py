@@ -52,15 +52,15 @@ NUMBERS = [name for name, option in OPTIONS.items() if option.kind.unit == "N"]
 SIZES = [name for name, option in OPTIONS.items() if option.kind.unit == "SIZE"]
 TIMES = [name for name, option in OPTIONS.items() if option.kind.unit == "SECONDS"]
 EDGES = (
-    [(name, 0, 2**31 - 1) for name in NUMBERS if name not in ("port", "backlog", "fanout_threads")]
-    + [("port", 0, 65_535), ("backlog", 1, 65_535), ("fanout_threads", 1, 16)]
+    [(name, 0, 2**31 - 1) for name in NUMBERS if name not in ("port", "backlog", "workers", "fanout_threads")]
+    + [("port", 0, 65_535), ("backlog", 1, 65_535), ("workers", 1, 256), ("fanout_threads", 1, 16)]
     + [(name, 0, GIB) for name in SIZES]
-    + [(name, 0, 86_400) for name in TIMES]
+    + [(name, 0.01 if name in ("publish_timeout", "source_interval") else 0, 86_400) for name in TIMES]
 )
 
 
 @pytest.mark.parametrize(("name", "least", "most"), EDGES, ids=[name for name, *_ in EDGES])
-def test_bounds(name: str, least: int, most: int) -> None:
+def test_bounds(name: str, least: float, most: float) -> None:
     for edge in (least, most):
         assert getattr(configured(**{name: str(edge)}).settings, name) == edge
         assert getattr(configured(f"{name} = {edge}").settings, name) == edge
@@ -226,6 +226,16 @@ def test_errors_of_a_file(toml: str | bytes, expected: str) -> None:
         ("broadcast_listen", "a:65536", "must be 0 to 65535, got 65536"),
         ("broadcast_listen", "::1:3001", "expected HOST:PORT, such as 127.0.0.1:3001 or [::1]:3001, got '::1:3001'"),
         ("broadcast_listen", "[a]:1", "expected HOST:PORT, such as 127.0.0.1:3001 or [::1]:3001, got '[a]:1'"),
+        ("broker", "", "must not be empty (leave it out to have none)"),
+        ("broker", "amqp://:secret@a", "expected memory, or a URL such as redis://127.0.0.1:6379/0, rediss://… or "
+         "unix:///run/redis.sock, got 'amqp://:********@a'"),
+        ("source", "mysql://u:secret@a/b", "expected a URL such as "
+         "solid_cable:///srv/app/storage/production_cable.sqlite3 or postgresql://user@host/database, got 'mysql://u:********@a/b'"),
+        ("workers", "0", "must be 1 to 256, got 0"),
+        ("workers", "257", "must be 1 to 256, got 257"),
+        ("publish_timeout", "0", "must be 0.01 to 86400, got 0.0"),
+        ("redis_channels", "fast", "expected fastcable, rails or anycable, got 'fast' (did you mean fastcable?)"),
+        ("channel_prefix", "a\nb", "must be printable, got 'a\\nb'"),
         ("default_protocol", "rails", "expected simple or actioncable, got 'rails'"),
         ("auth", "jtw", "expected none or jwt, got 'jtw' (did you mean jwt?)"),
         ("signed_streams", "on", "expected off or required, got 'on'"),

@@ -19,7 +19,7 @@ from fastcable._request import HeadParser
 from fastcable.response import Response
 from fastcable.retained import retained_size
 from fastcable.settings import Settings
-from tests.peers.rawhttp import HELLO, UPGRADE, HttpServer, RecordingHub, chunk, get, post, post_chunked
+from tests.peers.rawhttp import HELLO, UPGRADE, HttpServer, RecordingHub, at_once, chunk, get, post, post_chunked
 
 Serve = Callable[..., HttpServer]
 
@@ -49,7 +49,9 @@ def begin(request: bytes, *, loopback: bool = True, **options: Any) -> Response 
     parser.feed(request)
     assert parser.request is not None
     room = Endpoints(Settings(**options), RecordingHub(), cable=True, broadcast=True, demo=False)
-    return room.begin(parser.request, Peer(loopback))
+    answer = room.begin(parser.request, Peer(loopback))
+    assert not isinstance(answer, asyncio.Future)
+    return answer
 
 
 def status(request: bytes, *, loopback: bool = True, **options: Any) -> int:
@@ -66,7 +68,7 @@ def publish(body: bytes | str, **options: Any) -> tuple[int, Any, list[tuple[str
     """Status, decoded answer and what was published for a body that was let through."""
     hub = RecordingHub()
     room = Endpoints(Settings(**options), hub, cable=True, broadcast=True, demo=False)
-    answer = room.publish(body.encode() if isinstance(body, str) else body)
+    answer = at_once(room.publish(body.encode() if isinstance(body, str) else body))
     assert answer.content.count(b"\n") == 0
     return answer.status, json.loads(answer.content), hub.published
 
@@ -82,6 +84,15 @@ def publish(body: bytes | str, **options: Any) -> tuple[int, Any, list[tuple[str
 def test_h21_other_paths_are_not_found(server: HttpServer, method: str, path: str) -> None:
     answer = server.ask(get(path, *UPGRADE, method=method))
     assert (answer.status, answer.json) == (404, {"error": "not found"})
+
+
+def test_health_tells_life_and_readiness_apart(server: HttpServer) -> None:
+    assert [server.ask(get(path)).status for path in ("/health", "/health/live", "/health/ready")] == [200, 200, 200]
+    server.hub.problem = "redis: connection refused"
+    assert [server.ask(get(path)).status for path in ("/health", "/health/live")] == [200, 200]
+    answer = server.ask(get("/health/ready"))
+    assert (answer.status, answer.json) == (503, {"status": "not ready", "reason": "redis: connection refused"})
+    assert server.ask(get("/health/ready", method="POST")).headers["allow"] == "GET, HEAD"
 
 
 def test_paths_are_those_of_the_settings(serve: Serve) -> None:
@@ -419,7 +430,7 @@ def test_h28_nothing_of_a_request_is_reflected(server: HttpServer) -> None:
 def test_nothing_is_taken_while_the_fan_out_is_behind() -> None:
     hub = RecordingHub()
     hub.congested = True
-    answer = Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(HELLO.encode())
+    answer = at_once(Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(HELLO.encode()))
     assert (answer.status, hub.published) == (503, [])
     assert b"Retry-After: 1\r\n" in answer.headers
 
@@ -435,7 +446,7 @@ def test_a_message_may_be_retained_and_exclude_someone(members: str, options: tu
     message = f'{{"stream":"s","data":1{members}}}'
     for body in (message, f"[{message}]"):
         hub = RecordingHub()
-        answer = Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(body.encode())
+        answer = at_once(Endpoints(Settings(), hub, cable=True, broadcast=True, demo=False).publish(body.encode()))
         assert (answer.status, hub.published, hub.options) == (200, [("s", b"1")], [options])
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from fastcable._endpoints import Endpoints
 from fastcable._http import REQUESTS_PER_TURN, HttpProtocol
+from fastcable.brokers import HandoverError
 from fastcable.response import Response
 from tests.peers.rawhttp import HELLO, LINGER_SECONDS, UPGRADE, Client, HttpServer, chunk, get, post, post_chunked
 
@@ -750,3 +751,131 @@ def test_loss_is_told_once(server: HttpServer) -> None:
     server.call(lambda: protocol.deadline_passed(server.site.handshakes))
     server.call(protocol.go_on)
     assert server.site.events == ["opened", "closed"]
+
+
+# Answers that a broker has to be waited for
+
+@pytest.fixture
+def handovers(server: HttpServer) -> list[asyncio.Future[int]]:
+    """What the broker says to each message, in their order; the test completes them in the server's thread."""
+    made: list[asyncio.Future[int]] = []
+
+    def hand_over() -> asyncio.Future[int]:
+        made.append(asyncio.get_running_loop().create_future())
+        return made[-1]
+
+    server.hub.broker = hand_over
+    return made
+
+
+def test_a_post_is_answered_when_its_message_is_handed_over_and_counts_those_elsewhere(
+    server: HttpServer, handovers: list[asyncio.Future[int]]
+) -> None:
+    client = server.connect()
+    client.send(post(HELLO))
+    server.wait_until(lambda: handovers)
+    server.call(lambda: handovers[0].set_result(4))
+    answer = client.read_answer()
+    assert (answer.status, answer.json, answer.closes) == (200, {"subscribers": 7}, False)
+    client.send(HEALTH)
+    assert client.read_answer().status == 200
+
+
+def test_nothing_behind_such_a_post_is_read_before_its_answer(
+    server: HttpServer, handovers: list[asyncio.Future[int]]
+) -> None:
+    client = server.connect()
+    client.send(post(HELLO) + post(HELLO) + HEALTH + post(HELLO)[:-1])
+    server.wait_until(lambda: handovers)
+    client.send(post(HELLO)[-1:])
+    assert len(server.call(lambda: server.hub.published)) == 1
+    for number in range(3):
+        server.wait_until(lambda: len(handovers) == number + 1)  # noqa: B023
+        server.call(lambda: handovers[number].set_result(number))  # noqa: B023
+        assert client.read_answer().json == {"subscribers": 3 + number}
+        if number == 1:
+            assert client.read_answer().json == {"status": "ok"}
+
+
+@pytest.mark.parametrize("end", ["half-closes", "asks for close"])
+def test_who_says_that_this_was_the_last_request_gets_its_answer(
+    server: HttpServer, handovers: list[asyncio.Future[int]], end: str
+) -> None:
+    client = server.connect()
+    client.send(post(HELLO, *(["Connection: close"] if end == "asks for close" else [])))
+    if end == "half-closes":
+        client.end()
+    server.wait_until(lambda: handovers)
+    server.call(lambda: handovers[0].set_result(0))
+    answer = client.read_answer()
+    assert (answer.status, answer.closes) == (200, end == "asks for close")
+    client.read_eof()
+
+
+def test_who_hangs_up_while_the_broker_works_leaves_nothing(
+    server: HttpServer, handovers: list[asyncio.Future[int]]
+) -> None:
+    client = server.connect()
+    client.send(post(HELLO))
+    server.wait_until(lambda: handovers)
+    client.reset()
+    server.call(lambda: handovers[0].set_result(0))
+    server.wait_closed()
+    assert server.ask(HEALTH).status == 200
+
+
+@pytest.mark.parametrize(("body", "failures", "said"), [
+    (HELLO, [0], "not handed over: the bus is full"),
+    (f"[{HELLO},{HELLO},{HELLO}]", [1, 2], "2 of 3 messages were not handed over: the bus is full"),
+], ids=["one", "batch"])
+def test_what_was_not_handed_over_is_answered_with_503(
+    server: HttpServer, handovers: list[asyncio.Future[int]], body: str, failures: list[int], said: str
+) -> None:
+    client = server.connect()
+    client.send(post(body))
+    server.wait_until(lambda: handovers)
+
+    def complete() -> None:
+        for number, handover in enumerate(handovers):
+            if number in failures:
+                handover.set_exception(HandoverError("the bus is full"))
+            else:
+                handover.set_result(1)
+
+    server.call(complete)
+    answer = client.read_answer()
+    assert (answer.status, answer.json, answer.headers["retry-after"]) == (503, {"error": said}, "1")
+    client.send(HEALTH)
+    assert client.read_answer().status == 200
+
+
+def test_a_broker_that_breaks_costs_one_answer(
+    server: HttpServer, handovers: list[asyncio.Future[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = server.connect()
+    client.send(post(HELLO))
+    server.wait_until(lambda: handovers)
+    server.call(lambda: handovers[0].set_exception(RuntimeError("a mistake")))
+    answer = client.read_answer()
+    assert (answer.status, answer.closes) == (500, True)
+    assert "a mistake" in caplog.text
+
+
+def test_such_a_post_has_no_deadline_of_ours(server: HttpServer, handovers: list[asyncio.Future[int]]) -> None:
+    client = server.connect()
+    client.send(post(HELLO)[:-1])
+    wait_for_requests(server, 1)
+    client.send(post(HELLO)[-1:])
+    server.wait_until(lambda: handovers)
+    assert server.call(lambda: [len(server.site.handshakes), len(server.site.keepalives)]) == [0, 0]
+    server.call(lambda: handovers[0].set_result(0))
+    assert client.read_answer().status == 200
+    assert server.call(lambda: len(server.site.keepalives)) == 1
+
+
+def test_a_count_waits_for_those_elsewhere(server: HttpServer, handovers: list[asyncio.Future[int]]) -> None:
+    client = server.connect()
+    client.send(get("/_streams?stream=chat"))
+    server.wait_until(lambda: handovers)
+    server.call(lambda: handovers[0].set_result(2))
+    assert client.read_answer().json == {"subscribers": 5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,8 +14,9 @@ import pytest
 from fastcable._connection import Connection, alive_connections
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Group, Hub, Subscriber
+from fastcable.brokers.memory import MemoryBroker
 from fastcable.dialects._simple import KEY, SimpleDialect
-from tests.harness import PING, PONG, TEXT, Client, LocalServer, Serve, post
+from tests.harness import CABLE_UPGRADE, PING, PONG, TEXT, Client, LocalServer, Serve, post
 
 STRIDE = 16
 """Members that a slice serves at least."""
@@ -42,13 +44,10 @@ def server(serve: Serve) -> LocalServer:
 # A broker that confirms when the test says so
 
 
-class LateBroker:
+class LateBroker(MemoryBroker):
     def __init__(self, hub: Hub) -> None:
-        self.hub = hub
+        super().__init__(hub)
         self.calls: list[tuple[str, str]] = []
-
-    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool) -> None:
-        self.hub.deliver(stream, data, retain, exclude, embedded)
 
     def subscribe(self, stream: str) -> None:
         self.calls.append(("subscribe", stream))
@@ -475,7 +474,7 @@ class TaggedDialect:
     def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
         subscriber.answer(f"{key} {stream} confirmed".encode())
 
-    def gap(self, stream: str, key: object, missed: int) -> bytes:
+    def gap(self, stream: str, key: object, missed: int | None) -> bytes:
         return f"{key} {stream} missed {missed}".encode()
 
     def farewell(self, code: int, reason: str) -> bytes | None:
@@ -853,3 +852,117 @@ def test_what_nobody_is_left_for_is_no_backlog(server: LocalServer) -> None:
         server.call(publish_and_leave)
         server.wait_until(lambda: hub.idle)
     assert hub.counters.backlog == 0
+
+
+def test_after_an_interruption_those_who_were_subscribed_are_told_of_a_gap_and_others_confirmed(
+    server: LocalServer, broker: LateBroker
+) -> None:
+    hub = server.server.hub
+
+    def come_back() -> None:
+        hub.deliver("s", b"2")  # on the way before the stream is heard as a whole again
+        hub.confirmed("s")
+        hub.deliver("s", b"3")
+
+    with server.connect() as client, server.connect() as newcomer:
+        ask(client, "s")
+        confirm(server, "s")
+        server.publish("s", 1)
+        client.expect(subscribed("s"), message("s", 1))
+        server.call(hub.interrupted)
+        expect_nothing(client)
+        ask(newcomer, "s")
+        ask(client, "s")
+        server.call(come_back)
+        client.expect(subscribed("s"), message("s", 2), {"type": "gap", "stream": "s"}, message("s", 3))
+        newcomer.expect(subscribed("s"), message("s", 3))
+        assert broker.calls == [("subscribe", "s")]
+        assert server.call(lambda: hub.counters.gaps) == 1
+
+
+def test_an_interruption_in_which_nothing_was_missed_is_no_gap(server: LocalServer, broker: LateBroker) -> None:
+    hub = server.server.hub
+    with server.connect() as client:
+        ask(client, "s")
+        confirm(server, "s")
+        client.expect(subscribed("s"))
+        server.call(hub.interrupted)
+        server.call(lambda: hub.confirmed("s", missed=False))
+        expect_nothing(client)
+
+
+def test_an_interruption_leaves_pending_streams_pending_and_their_subscribers_miss_nothing(
+    server: LocalServer, broker: LateBroker
+) -> None:
+    with server.connect() as client:
+        ask(client, "s")
+        server.call(server.server.hub.interrupted)
+        confirm(server, "s")
+        client.expect(subscribed("s"))
+        confirm(server, "s")
+        expect_nothing(client)
+
+
+def test_what_was_lost_is_told_in_its_place_to_each_subscriber_of_the_stream(server: LocalServer) -> None:
+    hub = server.server.hub
+
+    def lose() -> None:
+        hub.deliver("s", b"1")
+        hub.lost("s")
+        hub.deliver("s", b"2")
+        hub.lost("nobody's")
+
+    with server.connect() as client, server.connect() as other:
+        client.subscribe("s")
+        other.subscribe("t")
+        server.call(lose)
+        client.expect(message("s", 1), {"type": "gap", "stream": "s"}, message("s", 2))
+        expect_nothing(other)
+
+
+def test_a_gap_of_the_brokers_waits_for_a_blocked_subscriber_whatever_else_is_dropped(serve: Serve) -> None:
+    server = serve(ticking=False, max_pending_messages=1)
+    hub = server.server.hub
+    with server.connect(receive_buffer=4096) as client:
+        client.subscribe("s")
+        sent = 0
+        while not server.call(lambda: hub.counters.drops):
+            server.publish("s", [sent, "x" * 10_000])
+            sent += 1
+        server.call(hub.lost, "s")
+        gaps: list[dict[str, object]] = []
+        while len(gaps) < 2:
+            frame = client.receive()
+            if frame["type"] == "gap":
+                gaps.append(frame)
+        numbered = {"type": "gap", "stream": "s", "missed": server.call(lambda: hub.counters.drops)}
+        assert sorted(gaps, key=len) == [{"type": "gap", "stream": "s"}, numbered]
+
+
+def test_who_has_no_gap_on_its_wire_is_told_nothing_and_stays(serve: Serve) -> None:
+    server = serve(ticking=False, public_streams=True)
+    identifier = json.dumps({"channel": "$pubsub", "stream_name": "s"})
+    with Client(server.port) as client:
+        client.upgrade(CABLE_UPGRADE)
+        assert client.receive()["type"] == "welcome"
+        client.command(command="subscribe", identifier=identifier)
+        assert client.receive() == {"identifier": identifier, "type": "confirm_subscription"}
+        server.call(server.server.hub.lost, "s")
+        expect_nothing(client)
+
+
+def test_who_wants_to_know_is_told_of_streams_whose_subscribers_changed(server: LocalServer) -> None:
+    hub = server.server.hub
+    with server.connect() as client:
+        client.subscribe("s")
+        changed: set[str] = set()
+        hub.on_change = changed.add
+        client.subscribe("s")
+        assert changed == set()
+        client.subscribe("t")
+        client.subscribe("u")
+        client.unsubscribe("s")
+        expect_nothing(client)
+        assert changed == {"s", "t", "u"}
+        changed.clear()
+    server.wait_until(lambda: changed == {"t", "u"})

@@ -33,6 +33,7 @@ LAYERS = (
     ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them
+    ("handover",),
     ("_broadcasts",),
     ("_endpoints",),
     ("_http", "heartbeat"),

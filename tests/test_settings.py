@@ -17,7 +17,9 @@ def test_defaults_are_those_of_the_manual() -> None:
     assert {field.name: getattr(settings, field.name) for field in fields(settings)} == {
         "host": ("localhost",), "port": 3000, "uds": None, "backlog": 4096,
         "cable_path": "/cable", "broadcast_path": "/_broadcast", "broadcast_listen": None, "broadcast_key": None,
-        "allowed_origins": (), "default_protocol": "simple", "fanout_threads": 2, "secret": None,
+        "allowed_origins": (), "default_protocol": "simple", "secret": None,
+        "workers": 1, "fanout_threads": 2, "reload_drain": 30, "broker": "memory", "publish_timeout": 2,
+        "redis_channels": "fastcable", "source": (), "source_interval": 0.1, "channel_prefix": None,
         "turbo_secret": (), "secret_key_base": (), "secret_key_base_digest": "sha256",
         "signed_streams": "off", "public_streams": False,
         "auth": "none", "jwt_secret": (), "jwt_public_key": (), "jwt_audience": (), "jwt_require_exp": True,
@@ -50,15 +52,31 @@ def test_settings_are_frozen_and_without_dict() -> None:
 
 
 SECRETS = {"broadcast_key", "secret", "turbo_secret", "secret_key_base", "jwt_secret"}
+WITH_SECRETS = {"broker", "source"}
+"""URLs that may have a password in them."""
 
 
 def test_secrets_are_not_in_the_repr_nor_shown() -> None:
-    assert {option.name for option in OPTIONS.values() if option.secret} == SECRETS
+    assert {option.name for option in OPTIONS.values() if option.secret} == SECRETS | WITH_SECRETS
     text = repr(Settings(broadcast_key="hunter2", secret="hunter2", turbo_secret=("hunter2",),
-                         secret_key_base=("hunter2",), jwt_secret=("hunter2", "hunter2")))
+                         secret_key_base=("hunter2",), jwt_secret=("hunter2", "hunter2"), broker="redis://:hunter2@a",
+                         source=("postgresql://u:hunter2@a/b",)))
     assert "hunter2" not in text
     assert not any(name + "=" in text for name in SECRETS)
     assert OPTIONS["jwt_secret"].kind.show(("hunter2", "hunter2")) == "********,********"
+    assert OPTIONS["source"].kind.show(("postgresql://u:hunter2@a/b", "solid_cable:///x")) == (
+        "postgresql://u:********@a/b,solid_cable:///x")
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("memory", "memory"), ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+    ("redis://:hunter2@a:1/0", "redis://:********@a:1/0"), ("rediss://u:hunter2@a", "rediss://u:********@a"),
+    ("redis://u:hunt@er:2@a", "redis://u:********@a"), ("redis://u:hunter2/@a", "redis://u:********@a"),
+    ("redis://u@a:1", "redis://u@a:1"), ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ("unix:///run/redis.sock?password=hunter2&db=1", "unix:///run/redis.sock?password=********&db=1"),
+])
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert OPTIONS["broker"].kind.show(url) == shown
 
 
 def test_names_derived_from_an_option() -> None:

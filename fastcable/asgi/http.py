@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from typing import TYPE_CHECKING
 
 from fastcable._broadcasts import is_loopback_address
@@ -49,6 +50,7 @@ async def answer(cable: Cable, scope: Scope, receive: Receive, send: Send) -> No
         request = Request(scope["method"].encode(), target_of(scope), "1.1", list(scope["headers"]), True)
         with cable:
             response = cable.endpoints.begin(request, Peer(scope))
+        assert not isinstance(response, Future)  # with the memory broker nothing has to be waited for
         if isinstance(response, Accept):
             response = _NO_WEBSOCKETS
         elif response is None:
@@ -73,7 +75,9 @@ async def _publish(cable: Cable, request: Request, receive: Receive) -> Response
             return refusal
         if not event.get("more_body"):
             with cable:
-                return cable.endpoints.publish(bytes(body), request)
+                response = cable.endpoints.publish(bytes(body), request)
+                assert isinstance(response, Response)  # as above
+                return response
 
 
 def oversize(size: int, limit: int) -> Response | None:

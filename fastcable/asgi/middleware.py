@@ -14,6 +14,7 @@ from fastcable.asgi.websocket import serve
 from fastcable.client.errors import Refused, TooLarge
 from fastcable.client.messages import message
 from fastcable.configuration import load_keywords
+from fastcable.response import Response
 
 if TYPE_CHECKING:
     from fastcable.asgi.types import Application, Receive, Scope, Send
@@ -68,6 +69,7 @@ class CableMiddleware:
         cable = self._cable
         with cable:
             response = oversize(len(body), cable.settings.max_broadcast_size) or cable.endpoints.publish(body)
+        assert isinstance(response, Response)  # with the memory broker nothing has to be waited for
         content = orjson.loads(response.content)
         if response.status != 200:
             kind = TooLarge if response.status == 413 else Refused

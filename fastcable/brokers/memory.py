@@ -8,6 +8,8 @@ from fastcable._hub import Hub
 class MemoryBroker:
     __slots__ = ("_hub",)
 
+    problem = None
+
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
@@ -18,4 +20,16 @@ class MemoryBroker:
         self._hub.confirmed(stream)
 
     def unsubscribe(self, stream: str) -> None:
+        pass
+
+    def disconnect(self, identifier: str, reconnect: bool) -> None:
+        self._hub.sessions.disconnect(identifier, reconnect)
+
+    def count(self, stream: str) -> None:
+        pass
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
         pass

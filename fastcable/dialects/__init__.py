@@ -36,8 +36,8 @@ class Dialect(Protocol):
     def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
         """A subscription is live, or was asked for again."""
 
-    def gap(self, stream: str, key: object, missed: int) -> bytes:
-        """The text that tells a subscriber that it missed messages of a stream."""
+    def gap(self, stream: str, key: object, missed: int | None) -> bytes:
+        """The text that tells a subscriber that it missed messages of a stream; None: it is not known how many."""
         ...
 
     def farewell(self, code: int, reason: str) -> bytes | None:

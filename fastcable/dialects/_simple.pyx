@@ -85,6 +85,8 @@ cdef class SimpleDialect:
         subscriber.answer(_subscribed(stream))
 
     def gap(self, str stream not None, key, missed):
+        if missed is None:
+            return b'{"type":"gap","stream":%b}' % orjson.dumps(stream)
         return b'{"type":"gap","stream":%b,"missed":%d}' % (orjson.dumps(stream), missed)
 
     def farewell(self, code, reason):

@@ -31,7 +31,7 @@ class Refusal:
     def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
         raise NotImplementedError("who was not let in has no subscription")
 
-    def gap(self, stream: str, key: object, missed: int) -> bytes:
+    def gap(self, stream: str, key: object, missed: int | None) -> bytes:
         raise NotImplementedError("who was not let in has no subscription")
 
     def open_group(self, stream: str, key: object) -> Group:

@@ -21,6 +21,7 @@ from fastcable._endpoints import Endpoints
 from fastcable._handshake import Accept
 from fastcable._http import HttpProtocol, Site
 from fastcable._request import Request
+from fastcable.response import Response
 from fastcable.settings import Settings
 
 T = TypeVar("T")
@@ -29,6 +30,12 @@ PATIENCE = 20.0
 """Seconds after which something that must happen has not happened."""
 
 LINGER_SECONDS = 2.0
+
+
+def at_once(answer: object) -> Response:
+    """What is answered without waiting for a broker."""
+    assert isinstance(answer, Response)
+    return answer
 
 
 class RecordingHub:
@@ -40,19 +47,26 @@ class RecordingHub:
         self.options: list[tuple[bool, str | None]] = []
         self.embedded: list[bool] = []
         self.disconnected: list[tuple[str, bool]] = []
-        self.sessions = self
+        self.problem: str | None = None
         self.asked: list[str] = []
         self.listeners = 3
+        self.broker: Callable[[], asyncio.Future[int]] | None = None
+        """Makes what is said to each call, if there is one."""
 
     def publish(
         self, stream: str, data: bytes, retain: bool = False, exclude: str | None = None, embedded: bool = False
-    ) -> None:
+    ) -> asyncio.Future[int] | None:
         self.published.append((stream, data))
         self.options.append((retain, exclude))
         self.embedded.append(embedded)
+        return self.broker() if self.broker else None
 
-    def disconnect(self, identifier: str, reconnect: bool) -> None:
+    def disconnect(self, identifier: str, reconnect: bool) -> asyncio.Future[int] | None:
         self.disconnected.append((identifier, reconnect))
+        return self.broker() if self.broker else None
+
+    def elsewhere(self, stream: str) -> asyncio.Future[int] | None:
+        return self.broker() if self.broker else None
 
     def subscribers(self, stream: str) -> int:
         self.asked.append(stream)
