@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastcable._frames cimport FrameParser
 from fastcable._hub cimport Group, Hub, Subscriber
 from fastcable._outbox cimport Chunk, Limits, Outbox
+from fastcable._pending cimport Pending
 
 
 cdef struct Peer:
@@ -31,6 +32,7 @@ cdef class Cable:
     # State
     cdef readonly Py_ssize_t connections
     cdef readonly dict blocked
+    cdef readonly Pending pending
     cdef dict ending
     cdef FrameParser parser
     cdef Peer order

@@ -35,6 +35,7 @@ from libc.string cimport memset
 from fastcable._frames cimport CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
 from fastcable._hub cimport Counters, Group, Hub, Subscriber
 from fastcable._outbox cimport Chunk, Limits, Outbox, Waiting
+from fastcable._pending cimport Pending
 
 import logging
 
@@ -91,8 +92,10 @@ cdef class Cable:
     def __init__(self, settings, Hub hub not None, closing, lingering, clock):
         self.max_message_size = settings.max_message_size
         self.max_fragments = settings.max_fragments
-        self.limits = Limits(settings)
-        self.strict_limits = Limits(settings, "close")
+        self.pending = Pending(settings.max_pending_total)
+        self.pending.exceeded = self.exceeded
+        self.limits = Limits(settings, None, self.pending)
+        self.strict_limits = Limits(settings, "close", self.pending)
         self.hub = hub
         self.heartbeat = None
         self.closing = closing
@@ -134,6 +137,33 @@ cdef class Cable:
     def everybody(self):
         """All connections, those that are being closed included."""
         return [*self.oldest(self.connections), *self.ending]
+
+
+    def exceeded(self):
+        self.hub.call_soon(self.relieve)
+
+    def relieve(self):
+        """Close the connections for which most waits, until what waits for all is within its limit."""
+        cdef Connection connection
+        worst = sorted(self.blocked, key=_footprint, reverse=True) if self.pending.is_over() else []
+        for connection in worst:
+            if connection.state == OPEN:
+                connection.close_slow()
+            if not self.pending.is_over():
+                break
+        else:
+            # What the transports hold goes only with the sockets.
+            for connection in worst:
+                if not self.pending.is_over():
+                    break
+                connection.reset()
+                if connection.outbox is not None:
+                    connection.outbox.release()
+        self.pending.settle()
+
+
+def _footprint(Connection connection not None):
+    return connection.outbox.footprint()
 
 
 # Every cycle through a connection is broken in connection_lost, which the transport always calls; so the collector
@@ -212,6 +242,7 @@ cdef class Connection(Subscriber):
         cdef Outbox outbox = self.outbox
         if self.state == LOST:
             return
+        outbox.release()
         outbox.writing_paused = outbox.pinged = False
         outbox.progress = self.cable.now
         self.flush()
@@ -241,6 +272,8 @@ cdef class Connection(Subscriber):
         self.cable.blocked.pop(self, None)
         self.cable.ending.pop(self, None)
         self.drop_waiting()
+        if self.outbox is not None:
+            self.outbox.release()
         self.fd = -1
         self.transport = self.parser = self.outbox = None
 
@@ -348,7 +381,9 @@ cdef class Connection(Subscriber):
     cdef int hand_over(self, bytes data, size_t sent) except -1:
         """Give the transport what the socket did not take; it finds the error, too, if that is why."""
         self.transport.write(memoryview(data)[sent:] if sent else data)
-        if self.outbox is None and self.transport.is_closing():
+        if self.outbox is not None:
+            self.outbox.hold(data)
+        elif self.transport.is_closing():
             self.peer.fd = -1
         return 0
 
@@ -410,6 +445,7 @@ cdef class Connection(Subscriber):
             counters.deliveries += outbox.shift()
             self.transport.write(rest)
             if outbox.writing_paused or self.transport.is_closing():
+                outbox.hold(frame)
                 outbox.writing_paused = True
                 return 0
 

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastcable._hub cimport Counters, Group, Subscriber
+from fastcable._pending cimport Pending
 
 
 cdef struct Waiting:
@@ -31,6 +32,7 @@ cdef class Limits:
     cdef readonly size_t max_messages
     cdef readonly size_t max_bytes
     cdef Policy policy
+    cdef readonly Pending pending
 
 
 cdef class Outbox:
@@ -51,6 +53,7 @@ cdef class Outbox:
     cdef readonly dict missed
     # The socket's side
     cdef bint lifted
+    cdef bytes held  # of which the transport has a part
     cdef bytes pong
     cdef bint writing_paused
     cdef bint pinged  # ahead of what waits, since the socket last took everything
@@ -70,5 +73,8 @@ cdef class Outbox:
     cdef bint refill(self, Subscriber subscriber) except -1
     cdef int tell_gap(self, Group group, Subscriber subscriber) except -1
     cdef int append(self, bytes data, size_t start, size_t end, uint32_t messages, void* group) except -1
-    cdef uint32_t shift(self) noexcept
+    cdef uint32_t shift(self) except? 0xffffffff
+    cdef size_t footprint(self) noexcept
+    cdef int hold(self, bytes data) except -1
+    cdef int release(self) except -1
     cpdef drop(self)

@@ -40,9 +40,11 @@ cdef class Chunk:
 
 
 cdef class Limits:
-    """What may wait for one subscriber (0 = any number), and what happens to more: as `policy`, else as `slow_consumer` says."""
+    """What may wait for one subscriber (0 = any number), and what happens to more: as `policy`, else as `slow_consumer` says.
+    `pending` is told of all that waits."""
 
-    def __init__(self, settings, str policy=None):
+    def __init__(self, settings, str policy=None, Pending pending=None):
+        self.pending = Pending() if pending is None else pending
         self.max_messages = settings.max_pending_messages or <size_t>-1
         self.max_bytes = settings.max_pending_bytes or <size_t>-1
         self.policy = {"drop": DROP, "latest": LATEST, "close": TO_CLOSE}[policy or settings.slow_consumer]
@@ -57,8 +59,7 @@ cdef class Outbox:
         self.counters = counters
 
     def __dealloc__(self):
-        while self.length:
-            self.shift()
+        # Who lets go of an outbox in which something waits has called `drop`.
         PyMem_Free(self.items)
 
     cdef bint is_full(self) noexcept:
@@ -117,7 +118,9 @@ cdef class Outbox:
     cdef int replace(self, Group group, bytes data, size_t start, size_t end) except -1:
         """Make this the newest message of its stream."""
         older = self.newest.pop(group, None)
+        self.limits.pending.add(data)
         if older is not None:
+            self.limits.pending.remove(older[0])
             self.newest_size -= older[2] - older[1]
             self.counters.drops += 1
             self.miss(group, 1)
@@ -141,6 +144,7 @@ cdef class Outbox:
             self.size -= item.end - item.start
             self.frames -= 1
             self.messages -= 1
+            self.limits.pending.remove(<bytes>item.data)
             Py_DECREF(<bytes>item.data)
         self.length = kept - self.head
         return 0
@@ -164,6 +168,7 @@ cdef class Outbox:
             data, start, end = self.newest.pop(group)
             self.newest_size -= end - start
             self.append(data, start, end, 1, NULL)
+            self.limits.pending.remove(data)
         return 0
 
     cdef bint refill(self, Subscriber subscriber) except -1:
@@ -174,6 +179,7 @@ cdef class Outbox:
             if self.missed is not None and group in self.missed:
                 self.tell_gap(group, subscriber)
             self.append(data, start, end, 1, <void*><Group>group)
+            self.limits.pending.remove(data)
         for group in list(self.missed or ()):
             self.tell_gap(group, subscriber)
         return self.length > 0
@@ -209,6 +215,7 @@ cdef class Outbox:
                     raise MemoryError()
                 self.items = items
                 self.capacity = capacity
+        self.limits.pending.add(data)
         Py_INCREF(data)
         self.items[self.head + self.length] = Waiting(<void*>data, start, end, messages, group)
         self.length += 1
@@ -226,7 +233,7 @@ cdef class Outbox:
         self.counters.deliveries += self.shift()
         return data
 
-    cdef uint32_t shift(self) noexcept:
+    cdef uint32_t shift(self) except? 0xffffffff:
         """Remove the first entry; its number of messages."""
         cdef Waiting first = self.items[self.head]
         self.head += 1
@@ -238,6 +245,7 @@ cdef class Outbox:
         else:
             self.frames -= 1
             self.answers_size -= first.end - first.start
+        self.limits.pending.remove(<bytes>first.data)
         Py_DECREF(<bytes>first.data)
         if self.length == 0:
             self.head = 0
@@ -248,5 +256,26 @@ cdef class Outbox:
         self.counters.drops += self.messages + len(self.newest or ())
         while self.length:
             self.shift()
+        for data, _, _ in (self.newest or {}).values():
+            self.limits.pending.remove(data)
         self.pong = self.missed = self.newest = None
         self.newest_size = 0
+
+    # In the transport
+
+    cdef int hold(self, bytes data) except -1:
+        """The transport waits with a part of `data`, and holds it until `release`."""
+        self.release()
+        self.held = data
+        self.limits.pending.add(data)
+        return 0
+
+    cdef int release(self) except -1:
+        if self.held is not None:
+            self.limits.pending.remove(self.held)
+            self.held = None
+        return 0
+
+    cdef size_t footprint(self) noexcept:
+        """The bytes that this subscriber makes wait, whoever shares them."""
+        return self.size + self.newest_size + (0 if self.held is None else <size_t>PyBytes_GET_SIZE(self.held))

@@ -59,6 +59,7 @@ class Server:
         retained = Retained(settings.max_retained_bytes, settings.retain_seconds, loop.time)
         self.hub = Hub(loop.call_soon, settings.max_subscriptions, retained)
         self.hub.broker = MemoryBroker(self.hub)
+        self.hub.max_backlog = settings.max_pending_total // 2 or sys.maxsize
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)
         dialects = configured(settings, self.hub, encoding)

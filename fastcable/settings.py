@@ -167,6 +167,10 @@ class Settings:
     max_pending_messages: int = _option(
         256, Number(), "messages that may wait for one client's socket", group="Slow clients")
     max_pending_bytes: int = _option(MIB, Size(), "bytes that may wait for one client's socket")
+    max_pending_total: int = _option(
+        64 * MIB, Size(),
+        "bytes that may wait for all clients' sockets, what several wait for counted once; above it those with most "
+        "are closed. Broadcasts are refused while half as much waits for its turn")
     send_buffer: int = _option(64 * KIB, Size(), "the kernel's send buffer of each client; 0: the system's default")
     slow_consumer: str = _option(
         "drop", Choice(("drop", "latest", "close")),

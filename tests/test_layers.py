@@ -24,7 +24,7 @@ LAYERS = (
     ("client.publish",),
     ("client.listen",),
     # streams, then those who are subscribed to them, then their fan-out and clock
-    ("_hub",),
+    ("_hub", "_pending"),
     ("_outbox",),
     ("dialects",),
     ("dialects.refusal",),

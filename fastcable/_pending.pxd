@@ -1,0 +1,10 @@
+cdef class Pending:
+    cdef dict entries
+    cdef readonly size_t size
+    cdef readonly size_t limit
+    cdef public object exceeded
+    cdef bint told
+
+    cdef int add(self, bytes data) except -1
+    cdef int remove(self, bytes data) except -1
+    cpdef bint is_over(self) noexcept
