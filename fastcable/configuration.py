@@ -211,6 +211,8 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
     for name in ("jwt_secret", "jwt_public_key", "jwt_audience", "jwt_cookie"):
         if settings.auth == "none" and sources.ranks[name]:
             yield f"{name} is set, but auth is none: nobody is asked for a token (auth = jwt does)"
+    if settings.auth == "jwt" and not settings.jwt_require_exp:
+        yield "jwt_require_exp is false: whoever has a token without exp may connect for ever"
     for name in ("secret", "turbo_secret", "jwt_secret"):
         secrets = getattr(settings, name) or ()
         if sources.ranks[name] and any(len(secret.encode()) < SAFE_SECRET

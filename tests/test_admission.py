@@ -6,7 +6,9 @@ import base64
 import gc
 import hmac
 import json
+import socket
 import time
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from fastcable.channels import Channel
 from fastcable.server import run
 from fastcable.settings import Settings
 from fastcable.signing import sign
-from fastcable.tokens import MAX_TOKEN, Claims, issue
+from fastcable.tokens import MAX_TOKEN, Claims, TokenVerifier, issue
 from tests.harness import CLOSE, TEXT, Client, LocalServer, Serve, frame, message, subscribed
 
 SECRET = "j" * 32
@@ -206,6 +208,36 @@ def test_a_page_of_another_site_is_refused_before_its_cookie_is_looked_at_A1(ser
         assert client.read_until(b"\r\n").startswith(b"HTTP/1.1 403 ")
 
 
+def test_no_key_is_fetched_for_a_token_A11_A18(server: LocalServer, dialect: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
+        for algorithm in ("HS256", "RS256"):
+            header = {"alg": algorithm, "kid": url, "jku": url, "x5u": url}
+            client, _ = connect(server, dialect, forged(header, {**GOOD, "iss": url}, "k" * 32))
+            with client:
+                expect_ending(client, dialect, "unauthorized")
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_when_verifying_itself_fails_nobody_is_let_in_A17(
+    server: LocalServer, dialect: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def verify(verifier: TokenVerifier, text: str) -> Claims:
+        raise RuntimeError("out of order")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenVerifier, "verify", verify)
+        with Client(server.port) as client, pytest.raises(EOFError):
+            client.upgrade(HEAD % (b"?jid=" + token().encode(), b"Sec-WebSocket-Protocol: actioncable-v1-json\r\n"))
+    server.wait_for_connections(0)
+    assert "out of order" in caplog.text
+    assert token() not in caplog.text
+    with admitted(server, dialect, token()) as client:
+        assert ask(client, dialect, "news")
+
+
 def test_publishers_need_no_client_token(server: LocalServer) -> None:
     assert server.post({"stream": "news", "data": 1}) == (200, {"subscribers": 0})
 
@@ -213,8 +245,8 @@ def test_publishers_need_no_client_token(server: LocalServer) -> None:
 def test_tokens_are_not_logged_A14(server: LocalServer, dialect: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     refused = [issue({"exp": NOW - 1}, SECRET), "x.y.z", token(streams=["\n"]), token(ext="no JSON")]
-    for jid in refused:
-        client, _ = connect(server, dialect, jid)
+    for jid, place in product(refused, ("query", "header", "cookie")):
+        client, _ = connect(server, dialect, jid, place=place)
         with client:
             expect_ending(client, dialect, "token expired" if jid == refused[0] else "unauthorized")
     with admitted(server, dialect, token()) as client:

@@ -173,7 +173,8 @@ ASYMMETRIC = ("is a key for asymmetric algorithms, which is no secret (for token
         ("turbo_secret = []", T + "turbo_secret: must not be empty (leave it out to have the default)"),
         ('jwt_secret = ["hunter2", "hunter2"]', T + "jwt_secret: names a secret twice"),
         ('jwt_secret = "hunter2\\n"', T + f"jwt_secret: {CONTROLS}"),
-        ('jwt_secret = """-----BEGIN PUBLIC KEY-----\nAAAA"""', T + f"jwt_secret: {ASYMMETRIC}"),
+        pytest.param('jwt_secret = """-----BEGIN PUBLIC KEY-----\nAAAA"""', T + f"jwt_secret: {ASYMMETRIC}",
+                     id="A7-public-key-as-secret"),
         ("log_level = 1", T + "log_level: expected debug, info, warning or error, got a whole number"),
         ("host = 1", T + "host: expected an array of strings, got a whole number"),
         ("host = [1]", T + "host: expected an array of strings, got an array with other things"),
@@ -385,6 +386,13 @@ def test_secrets_of_all_sources() -> None:
     assert configured('turbo_secret = "a, b"').settings.turbo_secret == ("a, b",)
 
 
+def test_A16_no_secret_has_a_default() -> None:
+    secrets = [option for option in OPTIONS.values() if getattr(option.kind, "secret", False)]
+    assert {"secret", "turbo_secret", "secret_key_base", "jwt_secret", "broadcast_key"} <= {
+        option.name for option in secrets}
+    assert not any(getattr(Settings(), option.name) for option in secrets)
+
+
 def test_what_comes_from_the_secret_of_anycable() -> None:
     loaded = configured(secret="qwerty")
     settings = loaded.settings
@@ -418,8 +426,8 @@ def test_with_a_secret_the_path_of_anycables_api_is_taken(name: str) -> None:
 @pytest.mark.parametrize(
     ("toml", "flags", "fault"),
     [
-        ('auth = "jwt"', {}, T + "auth: jwt needs a jwt_secret or a jwt_public_key"),
-        (None, {"auth": "jwt"}, "--auth: jwt needs a jwt_secret or a jwt_public_key"),
+        pytest.param('auth = "jwt"', {}, T + "auth: jwt needs a jwt_secret or a jwt_public_key", id="A15-no-key-file"),
+        pytest.param(None, {"auth": "jwt"}, "--auth: jwt needs a jwt_secret or a jwt_public_key", id="A15-no-key"),
         (None, {"auth": "jwt", "turbo_secret": "x"}, "--auth: jwt needs a jwt_secret or a jwt_public_key"),
         ('auth = "jwt"', {"jwt_secret": "x"}, None),
         ('auth = "jwt"', {"jwt_public_key": "x"}, None),
@@ -452,6 +460,7 @@ def test_keys_that_are_needed(toml: str | None, flags: dict[str, str], fault: st
 ORIGINS = "allowed_origins is not set: pages of every site may connect"
 UNASKED = "{} is set, but auth is none: nobody is asked for a token (auth = jwt does)"
 SHORT = ("{} is shorter than 32 bytes: it can be guessed from what it signs (openssl rand -hex 32 makes a good one)")
+FOREVER = "jwt_require_exp is false: whoever has a token without exp may connect for ever"
 KEYLESS = "broadcast_listen is open to other machines, but without a broadcast_key only this one may publish"
 
 
@@ -489,13 +498,16 @@ KEYLESS = "broadcast_listen is open to other machines, but without a broadcast_k
         ({}, {"jwt_audience": "x"}, [UNASKED.format("jwt_audience")]),
         ({}, {"jwt_cookie": "x", "allowed_origins": "https://a"}, [UNASKED.format("jwt_cookie")]),
         ({}, {"auth": "jwt", "jwt_secret": SAFE}, []),
-        ({}, {"auth": "jwt", "jwt_secret": SAFE[1:]}, [SHORT.format("jwt_secret")]),
-        ({}, {"auth": "jwt", "jwt_secret": SAFE + ",x"}, [SHORT.format("jwt_secret")]),
+        pytest.param({}, {"auth": "jwt", "jwt_secret": SAFE, "jwt_require_exp": "false"}, [FOREVER], id="A15-no-exp"),
+        ({}, {"jwt_require_exp": "false"}, []),
+        pytest.param({}, {"auth": "jwt", "jwt_secret": SAFE[1:]}, [SHORT.format("jwt_secret")], id="A16-jwt_secret"),
+        pytest.param(
+            {}, {"auth": "jwt", "jwt_secret": SAFE + ",x"}, [SHORT.format("jwt_secret")], id="A16-jwt_secret-of-two"),
         ({}, {"auth": "jwt", "jwt_secret": "é" * 16}, []),
         ({}, {"turbo_secret": SAFE}, []),
-        ({}, {"turbo_secret": SAFE[1:]}, [SHORT.format("turbo_secret")]),
+        pytest.param({}, {"turbo_secret": SAFE[1:]}, [SHORT.format("turbo_secret")], id="A16-turbo_secret"),
         ({}, {"secret": SAFE}, []),
-        ({}, {"secret": SAFE[1:]}, [SHORT.format("secret")]),
+        pytest.param({}, {"secret": SAFE[1:]}, [SHORT.format("secret")], id="A16-secret"),
         ({}, {"secret_key_base": "x"}, []),
     ],
     ids=lambda value: repr(value)[:40],

@@ -225,6 +225,14 @@ def test_other_origins_are_refused(origins: list[bytes]) -> None:
     assert_refused(ask(with_(b"origin", *origins), allowed=ALLOWED), 403)
 
 
+@pytest.mark.parametrize("name", [b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"])
+def test_a5_what_a_proxy_is_said_to_have_seen_changes_nothing(name: bytes) -> None:
+    for value in (b"example.com", b"host=example.com;proto=https", b"https", b"127.0.0.1"):
+        assert_refused(ask([*with_(b"origin", b"https://evil.com"), (name, value)], allowed=ALLOWED), 403)
+        assert_refused(ask([*with_(b"origin", b"http://example.com"), (name, value)], allowed=ALLOWED), 403)
+        assert_accepted(ask([*with_(b"origin", b"https://example.com"), (name, value)], allowed=ALLOWED))
+
+
 @pytest.mark.parametrize(("name", "value"), [
     pytest.param(b"sec-websocket-protocol", b"b" + b" " * 1_000_000 + b"x", id="H17"),
     pytest.param(b"sec-websocket-protocol", b"a," * 500_000, id="H19"),

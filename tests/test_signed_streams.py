@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fastcable.signing import MAX_TOKEN, sign
-from tests.harness import TEXT, Client, LocalServer, Serve, frame, message, subscribed
+from tests.harness import CABLE_UPGRADE, TEXT, Client, LocalServer, Serve, frame, message, subscribed
 
 SECRET = "s" * 32
 NAME = sign("chat/7", SECRET.encode())
@@ -65,7 +65,7 @@ def test_the_retained_value_and_gaps_have_the_name_as_it_was_sent(serve: Serve) 
         client.expect(message(NAME, 0), {"type": "gap", "stream": NAME, "missed": 2})
 
 
-@pytest.mark.parametrize("name", [
+UNSIGNED_NAMES = pytest.mark.parametrize("name", [
     pytest.param("chat/7", id="A13-not-signed"),
     pytest.param("", id="A13-empty"),
     pytest.param(altered(NAME, 0), id="A13-altered-name"),
@@ -77,6 +77,9 @@ def test_the_retained_value_and_gaps_have_the_name_as_it_was_sent(serve: Serve) 
     pytest.param("Y2hhdC83--" + "0" * 64, id="A13-another-purpose"),
     pytest.param("x" * (MAX_TOKEN + 1), id="A13-long"),
 ])
+
+
+@UNSIGNED_NAMES
 def test_what_nobody_has_signed_is_a_bad_command(server: LocalServer, name: str) -> None:
     with server.connect() as client:
         for _ in range(4):
@@ -142,15 +145,29 @@ def test_a_good_command_ends_a_row_of_bad_ones(server: LocalServer) -> None:
 
 def test_the_name_is_the_same_for_clients_of_action_cable(server: LocalServer) -> None:
     identifier = json.dumps({"channel": "$pubsub", "signed_stream_name": NAME})
-    upgrade = b"GET /cable HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" \
-              b"Sec-WebSocket-Protocol: actioncable-v1-json\r\n" \
-              b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     with server.connect() as simple, Client(server.port) as cable:
         simple.subscribe(NAME)
-        cable.upgrade(upgrade)
+        cable.upgrade(CABLE_UPGRADE)
         assert cable.receive()["type"] == "welcome"
         cable.send(frame(TEXT, json.dumps({"command": "subscribe", "identifier": identifier}).encode()))
         assert cable.receive()["type"] == "confirm_subscription"
         assert server.post({"stream": "chat/7", "data": 1}) == (200, {"subscribers": 2})
         simple.expect(message(NAME, 1))
         cable.expect({"identifier": identifier, "message": 1})
+
+
+@UNSIGNED_NAMES
+@pytest.mark.parametrize("channel", ["Turbo::StreamsChannel", "$pubsub"], ids=["Turbo", "pubsub"])
+def test_what_nobody_has_signed_is_rejected_for_clients_of_action_cable(
+    server: LocalServer, channel: str, name: str
+) -> None:
+    bad, good = (json.dumps({"channel": channel, "signed_stream_name": each}) for each in (name, NAME))
+    with Client(server.port) as cable:
+        cable.upgrade(CABLE_UPGRADE)
+        assert cable.receive()["type"] == "welcome"
+        for identifier in (bad, bad, good):
+            cable.command(command="subscribe", identifier=identifier)
+        cable.expect(
+            *[{"identifier": bad, "type": "reject_subscription"}] * 2,
+            {"identifier": good, "type": "confirm_subscription"})
+        assert list(server.call(lambda: dict(server.server.hub.streams))) == ["chat/7"]
