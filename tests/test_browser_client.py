@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.harness import Serve
+from fastcable.signing import MAX_TOKEN
+from tests.harness import LocalServer, Serve
 
 FOLDER = Path(__file__).parent / "js"
 
@@ -57,3 +62,85 @@ def test_the_client_and_the_server_agree_on_ids_exclusion_and_retained_values(se
         *(["disconnected", stream, {"willReconnect": False}] for stream in "st"),
         *(told for stream in "st" for told in (connected(stream, True), ["missed", stream, {"reason": "reconnect"}])),
     ]
+
+
+# Names
+
+SECRET = "s" * 32
+TOO_LONG = "stream must be at most 255 bytes of UTF-8"
+UNSIGNED = "stream must be a signed name"
+NEITHER = "TypeError: fastcable: a stream name is 1 to 4096 bytes of text without control characters"
+
+
+def signed(content: str) -> str:
+    """A name as JSON, signed."""
+    payload = base64.b64encode(content.encode()).decode().rstrip("=")
+    return f"{payload}--{hmac.digest(SECRET.encode(), payload.encode(), 'sha256').hex()}"
+
+
+Tell = Callable[[LocalServer, list[str]], Any]
+
+
+@pytest.fixture(params=["node", "browser"])
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """What a consumer is told of these names: names.mjs."""
+    if request.param == "node":
+        script = """
+            import WebSocket from "ws";
+            import { createConsumer } from "../../fastcable/client/fastcable.js";
+            import { tellOf } from "./peers/names.mjs";
+            const [url, names] = process.argv.slice(1);
+            console.log(JSON.stringify(await tellOf(createConsumer, WebSocket, url, JSON.parse(names))));
+        """
+        return lambda server, names: json.loads(run(
+            "node", "--input-type=module", "--eval", script, f"ws://127.0.0.1:{server.port}/cable", json.dumps(names)))
+    page = request.getfixturevalue("context").new_page()
+    page.route("**/page", lambda route: route.fulfill(content_type="text/html", body="<!doctype html>"))
+    page.route("**/names.mjs", lambda route: route.fulfill(path=FOLDER / "peers" / "names.mjs"))
+
+    def tell(server: LocalServer, names: list[str]) -> Any:
+        page.goto(f"http://127.0.0.1:{server.port}/page")
+        return page.evaluate("""async (names) => {
+            const [{ createConsumer }, { tellOf }] = await Promise.all([import("/fastcable.js"), import("/names.mjs")]);
+            return await tellOf(createConsumer, WebSocket, "/cable", names);
+        }""", names)
+
+    return tell
+
+
+def check(tell: Tell, server: LocalServer, names: dict[str, list[str]]) -> None:
+    result = tell(server, list(names))
+    served = [name for name, (what, _) in names.items() if what == "received"]
+    expected = [
+        [["connected", False], told, ["connected", True], told] if told[0] == "received" else [told]
+        for told in names.values()]
+    assert [told[:4] for told in result["told"]] == expected
+    # What was refused is not asked for again.
+    assert result["asked"] == [[name for name, (what, _) in names.items() if what != "thrown"], [*served, "end"]]
+
+
+def test_names_that_are_too_long_for_a_stream_are_rejected_for_good(serve: Serve, tell: Tell) -> None:
+    server = serve()
+    for name in ("x" * 254, "x" * 255):
+        server.post({"stream": name, "data": "kept", "retain": True})
+    check(tell, server, {
+        "x" * 254: ["received", "kept"], "x" * 255: ["received", "kept"],
+        **{"x" * size: ["rejected", TOO_LONG] for size in (256, 300, 4095, 4096)}, "é" * 2048: ["rejected", TOO_LONG],
+        "x" * 4097: ["thrown", NEITHER],
+    })
+
+
+def test_signed_names_of_all_lengths_are_subscribed_to(serve: Serve, tell: Tell) -> None:
+    server = serve(signed_streams="required", turbo_secret=(SECRET,), max_errors=0)
+    contents = [json.dumps("x" * size) for size in (139, 140, 173, 255)]
+    contents.append('"%s"' % ("\\u0041" * 255))
+    names = [signed(content) for content in contents]
+    assert [len(name) for name in names] == [254, 256, 300, 409, MAX_TOKEN - 1]
+    for content in contents:
+        server.post({"stream": json.loads(content), "data": "kept", "retain": True})
+    check(tell, server, {
+        **{name: ["received", "kept"] for name in names},
+        **{"x" * size: ["rejected", UNSIGNED] for size in (255, 256, 300, 4095, 4096)},
+        "é" * 2048: ["rejected", UNSIGNED],
+        "x" * 4097: ["thrown", NEITHER],
+    })

@@ -228,10 +228,19 @@ def test_a_refused_post_says_why(visit: Open, spawn: Spawn) -> None:
 def test_a_name_no_stream_can_have_is_refused_at_the_field(visit: Open) -> None:
     page = visit()
     field = page.get_by_test_id("stream-input")
-    field.fill("é" * 128)
+    field.fill("é" * 2049)
     page.get_by_test_id("stream-add").click()
-    assert "255 bytes" in field.evaluate("field => field.validationMessage")
+    assert "4096 bytes" in field.evaluate("field => field.validationMessage")
     expect(page.locator(".stream")).to_have_count(1)
+
+
+def test_a_name_that_is_too_long_for_a_stream_is_refused_by_the_server(visit: Open) -> None:
+    page = visit()
+    page.get_by_test_id("stream-input").fill("é" * 128)
+    page.get_by_test_id("stream-add").click()
+    row = page.locator(".stream").nth(1)
+    expect(row).to_have_attribute("data-status", "rejected")
+    expect(row.get_by_test_id("stream-rate")).to_have_text("stream must be at most 255 bytes of UTF-8")
 
 
 def test_snippets_follow_the_stream_and_the_message(visit: Open) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import cast
 
+import orjson
 import pytest
 
 from fastcable._fanout import WebSocketGroup
@@ -196,7 +197,9 @@ BAD_COMMANDS = {
     "P18-welcome": (b'{"type":"welcome"}', UNKNOWN_TYPE),
     "P18-ping": (b'{"type":"ping"}', UNKNOWN_TYPE),
     "P18-action-cable": (b'{"command":"subscribe","identifier":"{}"}', UNKNOWN_TYPE),
-    "P18-bad-stream-of-unknown-type": (b'{"type":"x","stream":"\\n"}', UNKNOWN_TYPE),
+    "P18-bad-stream-of-unknown-type": (
+        b'{"type":"x","stream":"\\n"}', UNKNOWN_TYPE.replace(b'"reason"', b'"stream":"\\n","reason"')),
+    "P18-list-as-stream-of-unknown-type": (b'{"type":"x","stream":["s"]}', UNKNOWN_TYPE),
     "P18-stream-of-unknown-type": (
         b'{"type":"message","stream":"s\\"","data":1}',
         UNKNOWN_TYPE.replace(b'"reason"', b'"stream":"s\\"","reason"')),
@@ -224,7 +227,9 @@ def test_a_bad_command_is_answered_with_an_error_and_is_a_strike(
     hub: RecordingHub, peer: Peer, text: bytes, answer: bytes
 ) -> None:
     if not answer.startswith(b"{"):
-        answer = b'{"type":"error","reason":"stream %b"}' % answer
+        name = json.loads(text).get("stream")
+        repeated = b'"stream":%b,' % orjson.dumps(name) if type(name) is str and 0 < len(name) <= 4096 else b""
+        answer = b'{"type":"error",%b"reason":"stream %b"}' % (repeated, answer)
     hub.dialect.received(peer, text)
     assert peer.answers == [answer]
     assert peer.errors == 1
@@ -255,6 +260,24 @@ def test_names_are_measured_in_bytes_after_decoding(
     """P9."""
     hub.dialect.received(peer, json.dumps({"type": "subscribe", "stream": name}, ensure_ascii=escaped).encode())
     assert hub.calls == ([("subscribe", name)] if good else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "repeated"),
+    [
+        ("x" * 256, True), ("x" * 4095, True), ("x" * 4096, True), ("x" * 4097, False), ("ü" * 2048, True),
+        ("ü" * 2048 + "x", False), ("\0" * 4096, True), ("\0" * 4097, False), ("", False),
+    ],
+    ids=["256", "4095", "4096", "4097", "4096-in-umlauts", "4097-with-umlauts", "4096-NUL", "4097-NUL", "empty"],
+)
+@pytest.mark.parametrize("verb", ["subscribe", "unsubscribe", "nonsense"])
+def test_an_error_repeats_a_bad_name_of_at_most_4096_bytes(
+    dialect: SimpleDialect, peer: Peer, name: str, repeated: bool, verb: str
+) -> None:
+    dialect.received(peer, json.dumps({"type": verb, "stream": name}).encode())
+    (answer,) = map(json.loads, peer.answers)
+    assert list(answer) == (["type", "stream", "reason"] if repeated else ["type", "reason"])
+    assert answer.get("stream", name) == name
 
 
 # Strikes

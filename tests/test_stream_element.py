@@ -214,8 +214,8 @@ def test_bad_names_are_uncaught_errors_and_the_good_ones_are_subscribed_to(site:
     page = site.open('<fastcable-stream id="one"></fastcable-stream>')
     for value, error in {
         '["a"': "<fastcable-stream stream='[\"a\"'> is no JSON array",
-        '["b", 7]': "a stream name is 1 to 255 bytes",
-        "c " + "x" * 256: "a stream name is 1 to 255 bytes",
+        '["b", 7]': "a stream name is 1 to 4096 bytes",
+        "c " + "x" * 4097: "a stream name is 1 to 4096 bytes",
     }.items():
         page.evaluate("(value) => one.setAttribute('stream', value)", value)
         site.settle(page)

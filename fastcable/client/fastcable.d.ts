@@ -96,7 +96,9 @@ export interface Consumer extends EventTarget {
   ): void;
   /**
    * Subscriptions to the same stream share one on the wire. All are made again after a reconnect.
-   * @throws TypeError for a name that no stream can have: empty, over 255 bytes, with control characters.
+   * A name is the stream's, of at most 255 bytes, or where the server asks for that a signed one; one that is neither
+   * is refused by the server: `rejected`.
+   * @throws TypeError for a name that can be neither: empty, over 4096 bytes, with control characters.
    */
   subscribe<Data = any>(stream: string, callbacks?: Callbacks<Data>, options?: SubscribeOptions): Subscription;
   /** The same callbacks for several streams: each is told which one. */

@@ -44,6 +44,7 @@ const RETRY_CAP = 30_000;
 const SILENCE = 75_000; // two pings of the server, 30 s apart, and some slack
 const CONNECT_TIMEOUT = 15_000; // browsers themselves wait for minutes
 const ANSWER_TIMEOUT = 10_000;
+const MAX_NAME = 4_096; // bytes: a signed name is longer than what it stands for
 const NAME = /^[^\x00-\x1f\x7f\p{Cs}]+$/u; // no control characters, no halves of surrogate pairs
 const OPEN = 1; // WebSocket.OPEN, which a constructor passed in need not have
 
@@ -433,9 +434,9 @@ class Consumer extends EventTarget {
 
 /** @param {unknown} name */
 function checkName(name) {
-  // The error frame for a bad name need not tell the stream, so nobody could be told of the refusal.
-  if (typeof name !== "string" || !NAME.test(name) || new TextEncoder().encode(name).length > 255)
-    throw new TypeError("fastcable: a stream name is 1 to 255 bytes of text without control characters");
+  // The server knows which names are good, but its error frame repeats none that is longer, so nobody could be told.
+  if (typeof name !== "string" || !NAME.test(name) || new TextEncoder().encode(name).length > MAX_NAME)
+    throw new TypeError(`fastcable: a stream name is 1 to ${MAX_NAME} bytes of text without control characters`);
 }
 
 /** @param {any} target @param {string} name @param {any[]} values */

@@ -8,7 +8,10 @@ KEY: Final = "simple"
 """The key of all subscribers: the envelope is the same for everybody on a stream."""
 
 class SimpleDialect:
-    """`max_errors` bad commands in a row are answered, one more closes the connection (1008); 0: any number."""
+    """`max_errors` bad commands in a row are answered, one more closes the connection (1008); 0: any number.
+
+    The answer to a command with a bad name repeats that, up to 4096 bytes.
+    """
 
     ping: bytes
     timed_pings: bool

@@ -31,6 +31,9 @@ cdef enum:
     REPEATED_COMMAND = 320
     REPEATED_SIGNED_COMMAND = 512
 
+    # Bytes of a bad name that an error repeats, for the client to know which of its commands was refused.
+    REPEATED_NAME = 4096
+
 cdef str _UNSIGNED = "must be a signed name"
 
 
@@ -171,13 +174,20 @@ def _read_command(problem_of, bytes text):
     stream = command.get("stream")
     problem = problem_of(stream)
     if kind == INVALID:
-        return (INVALID, None if problem else stream,
+        return (INVALID, stream if problem is None else _repeated(stream),
                 'type must be "subscribe", "unsubscribe", "hello" or "pong"')
     if kind == SUBSCRIBE or kind == UNSUBSCRIBE:
         if problem is not None:
-            return INVALID, None, f"stream {problem}"
+            return INVALID, _repeated(stream), f"stream {problem}"
         return kind, stream, None
     return kind, None, None
+
+
+cdef str _repeated(stream):
+    """What an error says of a bad name; None: nothing."""
+    if type(stream) is not str or not stream or len(stream) > REPEATED_NAME or len(stream.encode()) > REPEATED_NAME:
+        return None
+    return stream
 
 
 cdef object _read = lru_cache(maxsize=256)(partial(_read_command, stream_name_error))

@@ -597,9 +597,12 @@ const names = {
   "with DEL": ["a\x7f", false],
   "with half a surrogate pair": ["a\ud83d", false],
   "255 bytes": ["x".repeat(255), true],
-  "256 bytes": ["x".repeat(256), false],
-  "254 bytes in 127 characters": ["é".repeat(127), true],
-  "256 bytes in 128 characters": ["é".repeat(128), false],
+  "256 bytes": ["x".repeat(256), true],
+  "4095 bytes": ["x".repeat(4095), true],
+  "4096 bytes": ["x".repeat(4096), true],
+  "4097 bytes": ["x".repeat(4097), false],
+  "4096 bytes in 2048 characters": ["é".repeat(2048), true],
+  "4098 bytes in 2049 characters": ["é".repeat(2049), false],
   "one space": [" ", true],
 };
 for (const [name, [stream, good]] of Object.entries(names))
