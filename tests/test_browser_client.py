@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from fastcable.signing import MAX_TOKEN
+from fastcable.tokens import issue
 from tests.harness import LocalServer, Serve
 
 FOLDER = Path(__file__).parent / "js"
@@ -28,7 +30,7 @@ def _installed() -> None:
 
 def run(*command: str) -> str:
     result = subprocess.run(
-        command, cwd=FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False
+        command, cwd=FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
     return result.stdout
@@ -62,6 +64,38 @@ def test_the_client_and_the_server_agree_on_ids_exclusion_and_retained_values(se
         *(["disconnected", stream, {"willReconnect": False}] for stream in "st"),
         *(told for stream in "st" for told in (connected(stream, True), ["missed", stream, {"reason": "reconnect"}])),
     ]
+
+
+def test_a_page_whose_token_is_refused_stays_away_until_it_has_another(serve: Serve) -> None:
+    server = serve(auth="jwt", jwt_secret=(SECRET,))
+    tokens = [issue({"exp": time.time() + seconds}, secret)
+              for seconds, secret in ((60, "x" * 32), (-1, SECRET), (60, SECRET))]
+    script = """
+        import WebSocket from "ws";
+        import { createConsumer } from "../../fastcable/client/fastcable.js";
+        const [url, ...tokens] = process.argv.slice(1);
+        const next = () => `${url}?jid=${tokens.shift()}`;
+        const told = [];
+        const consumer = createConsumer(next(), {
+          WebSocket,
+          onstatechange({ state, reason }) {
+            told.push([state, reason]);
+            if (reason !== null) consumer.connect(next());
+          },
+        });
+        consumer.subscribe("s", {
+          connected() {
+            console.log(JSON.stringify(told));
+            consumer.disconnect();
+          },
+        });
+    """
+    told = json.loads(run("node", "--no-warnings", "--input-type=module", "--eval", script,
+                          f"ws://127.0.0.1:{server.port}/cable", *tokens).splitlines()[-1])
+    assert [step for step in told if step != ["waiting", None]] == [
+        ["connecting", None], ["open", None], ["closed", "unauthorized"],
+        ["connecting", None], ["open", None], ["waiting", "token expired"],
+        ["connecting", None], ["open", None]]
 
 
 # Names

@@ -6,6 +6,12 @@ export interface StateChange {
   readonly state: State;
   /** While waiting: when the next attempt is due, in milliseconds since 1970. Else null, as for a page put away. */
   readonly retryAt: number | null;
+  /**
+   * Waiting or closed: what the server said when it closed the connection, if it did. After "unauthorized" (it takes no
+   * token of this page) and "closed remotely for good" the consumer stays closed until connect(). After "token expired"
+   * it tries again, or at once when connect(url) brings a new token.
+   */
+  readonly reason: string | null;
 }
 
 /** `statechange`, the event of a Consumer. */
@@ -20,7 +26,10 @@ export interface Callbacks<Data = any> {
   connected?(info: { stream: string; reconnected: boolean }): void;
   /** A message, in the order in which the server accepted them. */
   received?(data: Data, info: { stream: string }): void;
-  /** The connection was lost, or closed by disconnect() (`willReconnect` is false). Not called by unsubscribe(). */
+  /**
+   * The connection was lost, or closed by disconnect() or by the server for good (`willReconnect` is false). Not called by
+   * unsubscribe().
+   */
   disconnected?(info: { stream: string; willReconnect: boolean }): void;
   /** Messages were dropped because this connection was too slow to take them. */
   gap?(info: { stream: string; missed?: number }): void;
@@ -80,6 +89,7 @@ export interface Consumer extends EventTarget {
   readonly url: string;
   readonly state: State;
   readonly retryAt: number | null;
+  readonly reason: string | null;
   /** What the server calls this connection; null while there is none, or nobody asked for it by hello(). */
   readonly socketId: string | null;
   /** Called with each `statechange` event, before its listeners. */
@@ -111,11 +121,15 @@ export interface Consumer extends EventTarget {
    * Asks the server for the id of this connection, now and after each reconnect, and connects for it if need be. Posted
    * as a broadcast's `exclude`, the id keeps the message from this connection. Resolves at once where the id is known,
    * else when it is: while the server cannot be reached that takes its time, and `socketId` is there to ask instead.
-   * Rejects when disconnect() was called, or by a server that knows no hello.
+   * Rejects when disconnect() was called, when the server closed the connection for good, or if it knows no hello.
    */
   hello(): Promise<string>;
-  /** Allows connections again after disconnect(); while waiting, tries at once. */
-  connect(): void;
+  /**
+   * Allows connections again after disconnect(), or after the server closed the connection for good; while waiting, tries
+   * at once, but after a `reason` not more than once a second.
+   * @param url for this and all later connections, with a new token, say. Default: as before.
+   */
+  connect(url?: string | URL): void;
   /** Closes the connection and stays closed until connect(). Subscriptions are kept. */
   disconnect(): void;
 }

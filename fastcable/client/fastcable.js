@@ -10,9 +10,10 @@
  *
  * A consumer owns at most one WebSocket and is in one of four states:
  *
- *   closed      no socket, none planned: nobody is subscribed, or disconnect() was called. The first subscribe() or
- *               hello(), or connect() after a disconnect(), moves it to connecting. (When the last subscriber leaves,
- *               an open socket is kept: the next page view of a single-page application will want it.)
+ *   closed      no socket, none planned: nobody is subscribed, disconnect() was called, or the server said that there
+ *               is no use in coming back. The first subscribe() or hello(), or connect() after one of the others, moves
+ *               it to connecting. (When the last subscriber leaves, an open socket is kept: the next page view of a
+ *               single-page application will want it.)
  *   connecting  the handshake is under way. Its success leads to open; its failure, or 15 s, to waiting.
  *   open        commands may be sent. A close, or silence of more than two of the server's pings, leads to waiting.
  *   waiting     a timer runs until the next attempt, then connecting. Delays are random between 0 and a ceiling that
@@ -46,6 +47,7 @@ const CONNECT_TIMEOUT = 15_000; // browsers themselves wait for minutes
 const ANSWER_TIMEOUT = 10_000;
 const MAX_NAME = 4_096; // bytes: a signed name is longer than what it stands for
 const NAME = /^[^\x00-\x1f\x7f\p{Cs}]+$/u; // no control characters, no halves of surrogate pairs
+const FOR_GOOD = new Map([[1008, "unauthorized"], [1000, "closed remotely for good"]]);
 const OPEN = 1; // WebSocket.OPEN, which a constructor passed in need not have
 
 /** @import { Callbacks, ConsumerOptions, State, SubscribeOptions } from "./fastcable.js" */
@@ -57,11 +59,12 @@ const OPEN = 1; // WebSocket.OPEN, which a constructor passed in need not have
  */
 
 class StateChangeEvent extends Event {
-  /** @param {State} state @param {number | null} retryAt */
-  constructor(state, retryAt) {
+  /** @param {State} state @param {number | null} retryAt @param {string | null} reason */
+  constructor(state, retryAt, reason) {
     super("statechange");
     this.state = state;
     this.retryAt = retryAt;
+    this.reason = reason;
   }
 }
 
@@ -76,11 +79,12 @@ class Consumer extends EventTarget {
   /** @type {Map<string, Topic>} */ #topics = new Map();
   /** @type {State} */ #state = "closed";
   /** @type {number | null} */ #retryAt = null;
+  /** @type {string | null} */ #reason = null; // what the server said when it closed the last connection
   /** @type {StateChangeEvent[]} */ #changes = []; // being told
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer; // waiting: the next attempt; else the watchdog
   #attempts = 0; // since a connection last proved good
   #attemptedAt = 0;
-  #stopped = false; // disconnect() was called
+  #stopped = false; // by disconnect() or, for a reason, by the server
   #away = false; // the page is in the back/forward cache, or gone
   #wantsId = false;
   /** @type {ReturnType<typeof deferred> | undefined} */ #hello; // what hello() gave out while there is no id
@@ -107,6 +111,7 @@ class Consumer extends EventTarget {
   get url() { return this.#url; }
   get state() { return this.#state; }
   get retryAt() { return this.#retryAt; }
+  get reason() { return this.#reason; }
   get socketId() { return this.#socketId; }
 
   /** @param {any} streams @param {Callbacks} callbacks @param {SubscribeOptions} options @returns {any} */
@@ -129,7 +134,7 @@ class Consumer extends EventTarget {
   /** The id of the connection, once there is one: it is asked for from now on. @returns {Promise<string>} */
   hello() {
     if (this.#socketId !== null) return Promise.resolve(this.#socketId);
-    if (this.#stopped) return Promise.reject(new Error("fastcable: no socket id, because disconnect() was called"));
+    if (this.#stopped) return Promise.reject(stopped(this.#reason));
     this.#hello ??= deferred();
     if (!this.#wantsId) this.#send({ type: "hello" });
     this.#wantsId = true;
@@ -137,25 +142,28 @@ class Consumer extends EventTarget {
     return this.#hello.promise;
   }
 
-  /** Allows connections again after disconnect(); while waiting, tries at once. */
-  connect() {
+  /** Allows connections again; while waiting, tries at once. @param {string | URL} url from the next connection on */
+  connect(url = this.#url) {
+    this.#url = absolute(url);
     this.#stopped = false;
-    if (this.#state === "closed" || this.#state === "waiting") this.#open();
+    if (this.#state !== "closed" && this.#state !== "waiting") return;
+    // A page that comes back by itself whenever it is refused is no busy loop.
+    const soonest = this.#reason === null ? 0 : this.#soonest();
+    this.#reason = null; // is told once
+    if (soonest) this.#wait(soonest);
+    else this.#open();
   }
 
   /** Closes the connection and stays closed until connect(). Subscriptions are kept. */
   disconnect() {
-    this.#stopped = true;
-    this.#away = false;
-    this.#events = void this.#events?.abort();
-    this.#hello = void this.#hello?.reject(new Error("fastcable: no socket id, because disconnect() was called"));
-    this.#close(() => this.#become("closed"), false);
+    this.#stop(null);
   }
 
   // Connection
 
   #open() {
     this.#away = false;
+    this.#reason = null;
     clearTimeout(this.#timer);
     if (!this.#topics.size && !this.#hello) return this.#become("closed");
     this.#listen();
@@ -171,7 +179,7 @@ class Consumer extends EventTarget {
     // connection can come minutes later.
     socket.onopen = () => socket === this.#socket && this.#opened();
     socket.onmessage = (/** @type {{data: any}} */ { data }) => socket === this.#socket && this.#receive(data);
-    socket.onclose = () => socket === this.#socket && this.#lost();
+    socket.onclose = (/** @type {any} */ event) => socket === this.#socket && this.#closed(event);
     socket.onerror = () => {}; // a close event follows; without a listener Node would take it for uncaught
     this.#watch(CONNECT_TIMEOUT);
     this.#become("connecting");
@@ -186,11 +194,34 @@ class Consumer extends EventTarget {
     this.#become("open");
   }
 
-  // Why it was lost is not asked: a page cannot see the status of a refused handshake, and a close code (1001 restart,
-  // 1008 policy, 1013 too slow) changes nothing about what to do next.
-  #lost() {
+  // Where the server does not say that there is no use in it, the connection is tried again: a page cannot see the status
+  // of a refused handshake, and a restart, say, or having been too slow change nothing about what to do next. Nor does a
+  // token that has expired: the page, told of it, may have another, as a cookie or by connect(url).
+  /** @param {{code?: number, reason?: string}} event */
+  #closed({ code = 0, reason }) {
+    if (!reason || FOR_GOOD.get(code) !== reason) return this.#lost(reason);
+    console.warn("fastcable: the server closed the connection for good:", reason);
+    this.#stop(reason);
+  }
+
+  /** @param {string} reason */
+  #lost(reason = "") {
     const delay = Math.random() * Math.min(RETRY_CAP, RETRY_BASE * 2 ** this.#attempts++);
-    this.#close(() => this.#wait(delay), true);
+    this.#close(() => this.#wait(delay), true, reason || null);
+  }
+
+  /** @param {string | null} reason */
+  #stop(reason) {
+    this.#stopped = true;
+    this.#away = false;
+    this.#events = void this.#events?.abort();
+    this.#hello = void this.#hello?.reject(stopped(reason));
+    this.#close(() => this.#become("closed"), false, reason);
+  }
+
+  /** Milliseconds until the next attempt is no flapping. */
+  #soonest() {
+    return Math.max(0, this.#attemptedAt + RETRY_BASE - performance.now());
   }
 
   /** @param {number} delay */
@@ -201,10 +232,11 @@ class Consumer extends EventTarget {
   }
 
   // next() sets the new state before anybody is told, so that disconnected() sees it.
-  /** @param {() => void} next @param {boolean} willReconnect */
-  #close(next, willReconnect) {
+  /** @param {() => void} next @param {boolean} willReconnect @param {string | null} reason */
+  #close(next, willReconnect, reason = null) {
     const socket = this.#socket;
     this.#socket = this.#socketId = null;
+    this.#reason = reason;
     clearTimeout(this.#timer);
     clearInterval(this.#guard);
     this.#due.clear();
@@ -249,7 +281,7 @@ class Consumer extends EventTarget {
     if (this.#away) {
       this.#open();
     } else if (this.#state === "waiting") {
-      const soonest = Math.max(0, this.#attemptedAt + RETRY_BASE - performance.now()); // flapping is no busy loop
+      const soonest = this.#soonest();
       if (Date.now() + soonest < (this.#retryAt ?? 0)) this.#wait(soonest);
     } else if (this.#state === "open" && this.#topics.size && !this.#probing) {
       this.#probe(this.#silence);
@@ -280,7 +312,7 @@ class Consumer extends EventTarget {
     this.#state = state;
     this.#retryAt = retryAt;
     // What a listener changes is told when all have heard of the change before.
-    if (this.#changes.push(new StateChangeEvent(state, retryAt)) > 1) return;
+    if (this.#changes.push(new StateChangeEvent(state, retryAt, this.#reason)) > 1) return;
     for (const change of this.#changes) {
       call(this, "onstatechange", change);
       this.dispatchEvent(change);
@@ -456,6 +488,12 @@ function deferred() {
   const promise = new Promise((...both) => ([resolve, reject] = both));
   promise.catch(() => {});
   return { promise, resolve, reject };
+}
+
+/** Why there is no socket id. @param {string | null} reason of the server */
+function stopped(reason) {
+  const why = reason === null ? "disconnect() was called" : `the server closed the connection: ${reason}`;
+  return new Error(`fastcable: no socket id, because ${why}`);
 }
 
 /** Shows an error of the application as uncaught, without letting it stop anything here. @param {any} error */

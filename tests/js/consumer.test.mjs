@@ -4,7 +4,7 @@ import { execFile } from "node:child_process";
 import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { Log, Server, consumerOf, recorder, stopClock } from "./support.mjs";
+import { Log, Server, chronicle, consumerOf, recorder, stopClock } from "./support.mjs";
 
 const check = (name, run) => test(name, { timeout: 20_000 }, run);
 
@@ -61,6 +61,133 @@ check("a change that a listener makes is told to all after the one they are bein
     ["first", "open", "open"],
     ["second", "open", "open"],
   ]);
+});
+
+// What the server says when it closes
+
+const endings = { 1008: "unauthorized", 1000: "closed remotely for good" };
+for (const [code, reason] of Object.entries(endings))
+  check(`closed with ${code} "${reason}", it stays closed until connect()`, async (t) => {
+    const clock = stopClock(t);
+    const warnings = new Log();
+    t.mock.method(console, "warn", (...words) => warnings.push(words.join(" ")));
+    const server = await Server.start(t);
+    const log = new Log();
+    const { consumer } = consumerOf(t, server.url, {
+      onstatechange: (event) => log.push([event.state, event.retryAt, event.reason, event.reason === consumer.reason]),
+    });
+    const one = recorder();
+    consumer.subscribe("s", one);
+    await one.log.count(1);
+    server.greet = (socket) => socket.close(+code, reason); // and those to come
+    server.socket.close(+code, reason);
+    await log.count(3);
+    clock.tick(600_000);
+    consumer.subscribe("later");
+    assert.deepEqual([...one.log.slice(1)], [["disconnected", { willReconnect: false }]]);
+    await assert.rejects(consumer.hello(), { message: `fastcable: no socket id, because the server closed the connection: ${reason}` });
+    assert.equal(server.sockets.length, 1);
+    server.greet = () => {};
+    consumer.connect();
+    await one.log.count(3);
+    assert.deepEqual([...log], [
+      ["connecting", null, null, true],
+      ["open", null, null, true],
+      ["closed", null, reason, true],
+      ["connecting", null, null, true],
+      ["open", null, null, true],
+    ]);
+    assert.deepEqual(one.log[2], ["connected", { reconnected: true }]);
+    assert.deepEqual(server.said, ["subscribe s", "subscribe s", "subscribe later"]);
+    assert.deepEqual([...warnings], [`fastcable: the server closed the connection for good: ${reason}`]);
+  });
+
+check("refused at once, it stays closed, and what waits for an id is told", async (t) => {
+  const clock = stopClock(t);
+  t.mock.method(console, "warn", () => {});
+  const server = await Server.start(t, { greet: (socket) => socket.close(1008, "unauthorized") });
+  const { consumer, reached } = consumerOf(t, server.url);
+  const { log, ...callbacks } = chronicle();
+  consumer.subscribe(["a", "b"], callbacks);
+  await assert.rejects(consumer.hello(), /no socket id.*unauthorized/);
+  await reached("closed");
+  clock.tick(600_000);
+  assert.equal(server.sockets.length, 1);
+  assert.equal(consumer.reason, "unauthorized");
+  assert.equal(log.length, 0, "nobody was connected");
+  consumer.disconnect();
+  assert.equal(consumer.reason, null);
+  await assert.rejects(consumer.hello(), /disconnect\(\)/);
+});
+
+check("refused pages that call connect() each time come once a second", async (t) => {
+  const clock = stopClock(t);
+  t.mock.method(console, "warn", () => {});
+  const server = await Server.start(t, { greet: (socket) => socket.close(1008, "unauthorized") });
+  const { consumer, changes, reached } = consumerOf(t, server.url);
+  consumer.addEventListener("statechange", ({ state }) => state === "closed" && consumer.connect());
+  consumer.subscribe("s");
+  for (const times of [1, 2, 3]) {
+    await reached("waiting", times);
+    assert.deepEqual(changes.at(-1), ["waiting", 1_000]);
+    clock.tick(999);
+    assert.equal(server.sockets.length, times);
+    clock.tick(1);
+    await server.sockets.count(times + 1);
+  }
+});
+
+check("after a token has expired, it tries again, and at once where the page has a new address", async (t) => {
+  const clock = stopClock(t);
+  t.mock.method(Math, "random", () => 0.5);
+  const server = await Server.start(t);
+  const { consumer, changes } = consumerOf(t, `${server.url}?jid=old`);
+  const one = recorder();
+  consumer.subscribe("s", one);
+  await one.log.count(1);
+  clock.tick(5_000);
+  server.greet = (socket) => socket.close(1008, "token expired");
+  server.socket.close(1008, "token expired");
+  await changes.count(3);
+  assert.deepEqual([changes.at(-1), consumer.reason], [["waiting", 500], "token expired"]);
+  clock.tick(500);
+  await changes.count(6);
+  assert.deepEqual([changes.at(-1), consumer.reason], [["waiting", 1_000], "token expired"]);
+  assert.deepEqual(one.log[1], ["disconnected", { willReconnect: true }]);
+  const asked = [];
+  server.greet = () => {};
+  server.wss.on("connection", (socket, request) => asked.push(request.url));
+  clock.tick(999);
+  consumer.connect(`${server.url}?jid=new`);
+  assert.equal(consumer.url, `${server.url}?jid=new`);
+  clock.tick(1);
+  await one.log.count(3);
+  server.socket.terminate();
+  await one.log.count(4);
+  clock.tick(1_000);
+  await one.log.count(5);
+  assert.deepEqual(asked, ["/cable?jid=new", "/cable?jid=new"]);
+});
+
+check("any other reason is told and changes nothing", async (t) => {
+  const clock = stopClock(t);
+  t.mock.method(Math, "random", () => 0.5);
+  const server = await Server.start(t);
+  const { consumer, changes } = consumerOf(t, server.url);
+  const one = recorder();
+  consumer.subscribe("s", one);
+  await one.log.count(1);
+  const closes = [[1001, "server stopping"], [1008, "too many bad commands"], [1000, "unauthorized"], [1008, "Unauthorized"], [1000, ""]];
+  for (const [code, reason] of closes) {
+    const waits = changes.length + 1;
+    server.socket.close(code, reason);
+    await changes.count(waits);
+    assert.deepEqual([changes.at(-1)[0], consumer.reason], ["waiting", reason || null]);
+    clock.tick(500);
+    await changes.count(waits + 2);
+    assert.deepEqual([changes.at(-1)[0], consumer.reason], ["open", null]);
+    await server.settled();
+  }
 });
 
 // The socket's id

@@ -45,6 +45,9 @@ const due: number | null = consumer.retryAt;
 consumer.onstatechange = (change) => [change.state === state, change.retryAt === due, consumer.url.length];
 consumer.disconnect();
 consumer.connect();
+consumer.connect(new URL("wss://example.com/cable?jid=token"));
+const reason: string | null = consumer.reason;
+consumer.addEventListener("statechange", (event) => event.reason === reason && consumer.connect("/cable?jid=token"));
 scores.unsubscribe();
 scores.stream.length;
 
