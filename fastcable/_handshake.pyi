@@ -30,9 +30,9 @@ def negotiate(offers: bytes) -> tuple[str, bytes | None]:
     """The dialect to speak for the subprotocols a client offers (a comma-separated list), and the one of ours to name
     in the answer.
 
-    `default` is for a client that offers none, `actioncable` for all others, who are not told of any if they did not
-    offer ours, as by Action Cable itself. Behind it stand `+stock` for @rails/actioncable, which is known by what it
-    offers, and `+pong` for those who answer pings."""
+    `default` is for a client that offers none, or nothing but a token for us; `actioncable` for all others, who are not
+    told of any if they did not offer ours, as by Action Cable itself. Behind it stand `+stock` for @rails/actioncable,
+    which is known by what it offers, and `+pong` for those who answer pings."""
 
 def accept_key(key: bytes) -> bytes:
     """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""

@@ -49,7 +49,7 @@ cpdef negotiate(bytes offers):
     if not offers:
         return "default", None
     tokens = {token.strip(b" \t") for token in offers.split(b",")} - {b""}
-    if not tokens:
+    if all([token.startswith(b"anycable-token.") for token in tokens]):  # that is no protocol, and never echoed
         return "default", None
     return (
         _ACTIONCABLE[b"actioncable-unsupported" in tokens, b"actioncable-ext-pong" in tokens],
