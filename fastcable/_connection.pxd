@@ -20,6 +20,7 @@ cdef class Cable:
     # Settings
     cdef readonly Py_ssize_t max_message_size
     cdef readonly Py_ssize_t max_fragments
+    cdef bint binary
     cdef Limits limits
     cdef Limits strict_limits
     # Rooms

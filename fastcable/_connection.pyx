@@ -32,7 +32,9 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from fastcable._frames cimport CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
+from fastcable._frames cimport (
+    BINARY, CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
+)
 from fastcable._hub cimport Counters, Group, Hub, Subscriber
 from fastcable._outbox cimport Chunk, Limits, Outbox, Waiting
 from fastcable._pending cimport Pending
@@ -86,12 +88,13 @@ cdef class Cable:
 
     `heartbeat.opened(connection)` and `.left(connection)` tell who wants pings; `closing` and `lingering` are queues
     of deadlines, `clock()` their time in seconds; `expiries` is the queue of those who have a token, None where nobody
-    has one. Limits: 0 switches one off.
+    has one. Limits: 0 switches one off. With `binary` the dialects take binary messages, too, in `received_binary`.
     """
 
-    def __init__(self, settings, Hub hub not None, closing, lingering, clock):
+    def __init__(self, settings, Hub hub not None, closing, lingering, clock, *, bint binary=False):
         self.max_message_size = settings.max_message_size
         self.max_fragments = settings.max_fragments
+        self.binary = binary
         self.pending = Pending(settings.max_pending_total)
         self.pending.exceeded = self.exceeded
         self.limits = Limits(settings, None, self.pending)
@@ -108,7 +111,7 @@ cdef class Cable:
         self.order.older = self.order.newer = &self.order
 
     cdef FrameParser new_parser(self):
-        return FrameParser(self.max_message_size, self.max_fragments)
+        return FrameParser(self.max_message_size, self.max_fragments, binary=self.binary)
 
     cdef void heard(self, Peer* peer) noexcept:
         """Note that a peer is alive: it goes to the young end of the order."""
@@ -299,8 +302,10 @@ cdef class Connection(Subscriber):
                 elif self.state == OPEN:
                     if event == PING:
                         self.pong(parser.payload)
-                    elif event != PONG:
+                    elif event == TEXT:
                         self.dialect.received(self, parser.payload)
+                    elif event == BINARY:
+                        self.dialect.received_binary(self, parser.payload)
                 done = self.state > CLOSING
         except Exception:
             logger.exception("a connection failed")
@@ -337,6 +342,9 @@ cdef class Connection(Subscriber):
 
     cpdef answer(self, bytes text):
         self.answer_frame(encode_frame(TEXT, text))
+
+    def answer_binary(self, bytes data not None):
+        self.answer_frame(encode_frame(BINARY, data))
 
     cdef int answer_frame(self, bytes frame) except -1:
         if self.state == OPEN:
