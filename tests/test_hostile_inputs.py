@@ -1,0 +1,138 @@
+"""docs/hostile-inputs.md: every test that it names exists; and what is shown nowhere else."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from tests.harness import PATIENCE, Client, Serve, post
+
+ROOT = Path(__file__).parent.parent
+MANUAL = (ROOT / "docs/hostile-inputs.md").read_text()
+CASES = {"H": 28, "B": 23, "F": 33, "C": 6, "P": 24, "A": 20, "R": 15, "O": 18}
+"""How many each part of the catalogue has."""
+REFERENCE = re.compile(r"`(test_\w+)::(\w+)(?:\[(.+?)\])?`")
+
+
+def rows() -> list[str]:
+    return re.findall(r"^\| ([HBFCPARO]\d+) \|", MANUAL, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def collected() -> set[str]:
+    """The ids of all tests in the named files, without their classes."""
+    files = sorted({f"tests/{name}.py" for name, _, _ in REFERENCE.findall(MANUAL)})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE * 5)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return {re.sub(r"^tests/(\w+)\.py::(?:Test\w+::)?", r"\1::", line) for line in done.stdout.splitlines()}
+
+
+def test_every_named_test_exists(collected: set[str]) -> None:
+    functions = {name.partition("[")[0] for name in collected}
+    missing = []
+    for file, function, parameters in REFERENCE.findall(MANUAL):
+        name = f"{file}::{function}"
+        if not parameters:
+            found = name in functions
+        elif parameters.endswith("…"):
+            found = any(each.startswith(f"{name}[{parameters[:-1]}") for each in collected)
+        else:
+            found = f"{name}[{parameters}]" in collected
+        if not found:
+            missing.append(f"{name}[{parameters}]" if parameters else name)
+    assert missing == []
+
+
+def test_every_reference_has_the_form_that_is_looked_for() -> None:
+    assert len(re.findall(r"test_\w+::", MANUAL)) == len(REFERENCE.findall(MANUAL))
+
+
+def test_cases_have_their_numbers_and_stand_in_order() -> None:
+    everything = list(chain.from_iterable([f"{part}{i + 1}" for i in range(count)] for part, count in CASES.items()))
+    assert rows() == [case for case in everything if case in set(rows())]
+
+
+def test_who_has_no_test_says_why() -> None:
+    lines = [line for line in MANUAL.splitlines() if re.match(r"\| [HBFCPARO]\d+ \|", line)]
+    without = [line.split("|")[1].strip() for line in lines if not REFERENCE.search(line) and "there is no" not in line]
+    assert without == []
+
+
+# --- shown here -------------------------------------------------------------------------------------------------------
+
+
+def test_b23_pings_leave_in_a_storm_of_broadcasts(serve: Serve) -> None:
+    server = serve(ping_interval=0.2, max_pending_messages=0, max_pending_bytes=0)
+    over = threading.Event()
+
+    def storm() -> None:
+        while not over.is_set():
+            assert post(server.port, [{"stream": "s", "data": "x" * 1000}] * 100)[0] == 200
+
+    poster = threading.Thread(target=storm)
+    with server.connect("s") as client:
+        poster.start()
+        try:
+            pings = messages = 0
+            while pings < 5:
+                _, text = client.read_frame()
+                pings += text == b'{"type":"ping"}'
+                messages += text.startswith(b'{"type":"message"')
+        finally:
+            over.set()
+            poster.join()
+    assert messages > 5
+
+
+def test_p12_r10_streams_come_and_go_without_a_trace(serve: Serve) -> None:
+    server = serve(ping_interval=0)
+    with Client(server.port) as client:
+        client.upgrade()
+
+        def ask() -> None:
+            for number in range(10_000):
+                client.command(type="subscribe", stream=f"stream {number}")
+                client.command(type="unsubscribe", stream=f"stream {number}")
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        for number in range(10_000):
+            client.expect({"type": "subscribed", "stream": f"stream {number}"})
+        asker.join()
+        server.wait_until(lambda: not server.server.hub.streams)
+        client.subscribe("another")
+
+
+def test_r13_a_full_disk_for_the_log_is_survived(tmp_path: Path) -> None:
+    """The line of the start is lost, and each one after it."""
+    address = str(tmp_path / "socket")
+    command = [sys.executable, "-m", "fastcable", "serve", "--uds", address, "--log-level", "debug"]
+    with open("/dev/full", "wb") as full, subprocess.Popen(command, stderr=full) as process:
+        try:
+            while not answers(address):
+                assert process.poll() is None
+                time.sleep(0.01)
+            with Client(address) as bad:
+                bad.send(b"no request\r\n\r\n")
+                assert bad.read_until(b"\r\n").startswith(b"HTTP/1.1 400 ")
+            with Client(address) as client:
+                client.upgrade()
+                client.subscribe("s")
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
+def answers(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(address) == 0
