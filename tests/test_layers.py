@@ -28,7 +28,7 @@ LAYERS = (
     ("_outbox",),
     ("dialects",),
     ("dialects.refusal",),
-    ("brokers", "brokers.memory", "dialects._simple", "dialects._actioncable", "_connection"),
+    ("brokers", "brokers.memory", "brokers.message", "dialects._simple", "dialects._actioncable", "_connection"),
     ("admission", "dialects.configured"),
     ("_fanout", "_texts"),
     ("_heartbeat",),
