@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 OVERHEAD = 256
 """Bytes that an entry is counted with besides its name and value: about what Python needs for it."""
@@ -31,13 +31,14 @@ class Retained:
         """Whether a value is small enough to be kept at all."""
         return not self._max_bytes or retained_size(stream, data) <= self._max_bytes
 
-    def keep(self, stream: str, data: bytes) -> None:
-        """Keep this value instead of the one before; `null`, or one that does not fit: keep none."""
+    def keep(self, stream: str, data: bytes, age: float = 0.0) -> None:
+        """Keep this value instead of the one before; `null`, or one that does not fit: keep none. `age`: for so many
+        seconds somebody else has kept it already."""
         self.forget(stream)
         if data == b"null" or not self.fits(stream, data):
             return
         now = self._clock()
-        self._entries[stream] = (data, now)
+        self._entries[stream] = (data, now - age)
         self.size += retained_size(stream, data)
         while (oldest := next(iter(self._entries))) != stream and self._must_go(oldest, now):
             self.forget(oldest)
@@ -51,6 +52,17 @@ class Retained:
             self.forget(stream)
             return None
         return data
+
+    def age(self, stream: str) -> float:
+        """For how many seconds the value of this stream, of which there is one, has been kept."""
+        return self._clock() - self._entries[stream][1]
+
+    def items(self) -> Iterator[tuple[str, bytes, float]]:
+        """Streams, their values and for how many seconds these have been kept, the oldest first."""
+        now = self._clock()
+        for stream, (data, kept) in self._entries.items():
+            if not self._seconds or now - kept < self._seconds:
+                yield stream, data, now - kept
 
     def _must_go(self, oldest: str, now: float) -> bool:
         if self._max_bytes and self.size > self._max_bytes:

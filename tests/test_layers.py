@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_threads", "retained", "socket_ids", "sessions"),
+     "_threads", "retained", "socket_ids", "sessions", "bus"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
@@ -29,7 +29,8 @@ LAYERS = (
     ("dialects",),
     ("dialects.refusal",),
     ("brokers", "brokers.memory", "brokers.message", "dialects._simple", "dialects._actioncable", "_connection"),
-    ("admission", "dialects.configured"),
+    ("admission", "dialects.configured", "switch", "link"),
+    ("switch_ports", "brokers.workers"),
     ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them

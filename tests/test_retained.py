@@ -121,3 +121,17 @@ def test_0_is_no_limit(clock: Clock) -> None:
     retained.keep("s", b"1" * 100_000_000)
     clock.now += 1e9
     assert retained.get("s") is not None
+
+
+def test_values_are_handed_on_with_their_age(clock: Clock) -> None:
+    """Who takes them over forgets them when the first one would have."""
+    retained, successor = Retained(0, 10.0, clock), Retained(0, 10.0, clock)
+    for stream in "abc":
+        retained.keep(stream, b'"%b"' % stream.encode())
+        clock.now += 4
+    assert list(retained.items()) == [("b", b'"b"', 8.0), ("c", b'"c"', 4.0)]
+    assert retained.age("c") == 4.0
+    for stream, data, age in retained.items():
+        successor.keep(stream, data, age)
+    clock.now += 2
+    assert (successor.get("b"), successor.get("c")) == (None, b'"c"')
