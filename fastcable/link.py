@@ -191,7 +191,7 @@ class Link(asyncio.Protocol):
         frame = bus.message_frame(stream.encode(), head(retain, exclude, embedded), data)
         return self._ask(self._messages, frame, self._hub.deliver, stream, data, retain, exclude, embedded)
 
-    def disconnect(self, identifier: str, reconnect: bool) -> asyncio.Future[None]:
+    def disconnect(self, identifier: str, reconnect: bool) -> asyncio.Future[int]:
         """End the connections of this identifier at all workers, this one among them. HandoverError as in `publish`."""
         frame = bus.frame(bus.DISCONNECT, orjson.dumps({"identifier": identifier, "reconnect": reconnect}))
         return self._ask(self._messages, frame, self._hub.sessions.disconnect, identifier, reconnect)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastcable._hub import Hub
+    from fastcable.brokers import Handover
     from fastcable.link import Link
 
 
@@ -24,9 +24,7 @@ class WorkersBroker:
     def problem(self) -> str | None:
         return self._link.problem
 
-    def publish(
-        self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool
-    ) -> asyncio.Future[int]:
+    def publish(self, stream: str, data: bytes, retain: bool, exclude: str | None, embedded: bool) -> Handover:
         return self._link.publish(stream, data, retain, exclude, embedded)
 
     def subscribe(self, stream: str) -> None:
@@ -35,10 +33,10 @@ class WorkersBroker:
     def unsubscribe(self, stream: str) -> None:
         pass
 
-    def disconnect(self, identifier: str, reconnect: bool) -> asyncio.Future[None]:
+    def disconnect(self, identifier: str, reconnect: bool) -> Handover:
         return self._link.disconnect(identifier, reconnect)
 
-    def count(self, stream: str) -> asyncio.Future[int]:
+    def count(self, stream: str) -> Handover:
         return self._link.count(stream)
 
     async def start(self) -> None:
