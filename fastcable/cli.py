@@ -208,25 +208,26 @@ def _serve(arguments: Sequence[str]) -> int:
     parsed = _parse_options(arguments, "--demo")
     if "--help" in parsed.switches:
         return say(SERVE_HELP + OPTIONS_HELP + options_help() + SERVE_EXAMPLES)
+
+    from fastcable.succession import ADOPT, CHECK, take
+
+    succession = take()
     loaded = _load(parsed)
     settings, demo = loaded.settings, "--demo" in parsed.switches
     if demo and "/" in (settings.cable_path, settings.broadcast_path):
         raise UsageError("--demo: its page is served at /, which cable_path or broadcast_path takes")
 
-    from fastcable.event_loop import import_event_loop
-
-    import_event_loop()  # before all those who import asyncio or uvloop themselves
-
     from fastcable import log
 
     log.configure(settings.log_level, settings.log_format)
-    for warning in loaded.warnings:
-        log.log.warning("%s", warning)
+    if succession is None or succession.role not in (CHECK, ADOPT):  # who has started these tells the same
+        for warning in loaded.warnings:
+            log.log.warning("%s", warning)
     del parsed, loaded
 
-    from fastcable.server import run
+    from fastcable.launch import launch
 
-    return run(settings, demo=demo)
+    return launch(settings, succession, demo=demo)
 
 
 def _config(arguments: Sequence[str]) -> int:

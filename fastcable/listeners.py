@@ -1,4 +1,9 @@
-"""The sockets to listen on."""
+"""The sockets to listen on.
+
+Several processes share a port by sockets of their own (SO_REUSEPORT), among which the kernel divides new connections.
+The first of them is opened without, which fails where anybody else listens, and lets others join only then: so a port
+is never shared with a stranger. A Unix socket cannot be divided; all accept on the same one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,9 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastcable.options import split_address
 from fastcable.settings import Settings
@@ -20,6 +28,102 @@ class CannotListen(Exception):
 
 class InUse(CannotListen):
     """Somebody else listens there."""
+
+
+@dataclass(slots=True)
+class Listening:
+    """What one process accepts on: sockets of the cable, and those of a broadcast endpoint of its own."""
+
+    cable: list[socket.socket] = field(default_factory=list)
+    broadcast: list[socket.socket] = field(default_factory=list)
+    _suspended: list[tuple[list[socket.socket], int, Any]] = field(default_factory=list, kw_only=True)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        return [*self.cable, *self.broadcast]
+
+    def names(self) -> str:
+        """Where it listens, each address once."""
+        return ", ".join(dict.fromkeys(map(name, self.sockets)))
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.cable.clear()
+        self.broadcast.clear()
+        self._suspended.clear()
+
+    def copy(self) -> Listening:
+        """The same sockets by descriptors of its own."""
+        return Listening([sock.dup() for sock in self.cable], [sock.dup() for sock in self.broadcast])
+
+    @property
+    def descriptors(self) -> list[list[int]]:
+        return [[sock.fileno() for sock in sockets] for sockets in (self.cable, self.broadcast)]
+
+    @classmethod
+    def inherited(cls, descriptors: list[list[int]], settings: Settings) -> Listening:
+        """What another program, perhaps with other settings, has opened: its `descriptors`."""
+        listening = cls(*([socket.socket(fileno=each) for each in kind] for kind in descriptors))
+        for sock in listening.sockets:
+            sock.set_inheritable(False)
+            _limit_buffers(sock, settings)
+        return listening
+
+    def suspend(self) -> None:
+        """Close what others, too, have a socket for, that the kernel gives new connections to them only."""
+        for sockets in (self.cable, self.broadcast):
+            for sock in [sock for sock in sockets if sock.family != socket.AF_UNIX]:
+                self._suspended.append((sockets, sock.family, sock.getsockname()))
+                sockets.remove(sock)
+                sock.close()
+
+    def resume(self, settings: Settings) -> None:
+        """Open again what was suspended. Raises `CannotListen`."""
+        while self._suspended:
+            sockets, family, address = self._suspended[-1]
+            sockets.append(_bind(family, address, settings, shared=True))
+            self._suspended.pop()
+
+    def another(self, settings: Settings) -> Listening:
+        """The same addresses once more, for another process. Raises `CannotListen`."""
+        other = Listening()
+        try:
+            for mine, its in ((self.cable, other.cable), (self.broadcast, other.broadcast)):
+                for sock in mine:
+                    its.append(_join(sock, settings))
+        except BaseException:
+            other.close()
+            raise
+        return other
+
+
+def together(several: Iterable[Listening]) -> Listening:
+    """Several as one, for a process that accepts on all of them."""
+    joined = Listening()
+    for listening in several:
+        joined.cable += listening.cable
+        joined.broadcast += listening.broadcast
+    return joined
+
+
+def open_listening(settings: Settings) -> Listening:
+    """Bound sockets, for which nobody else listens. Raises `CannotListen`."""
+    cable = open_sockets(settings)
+    try:
+        return Listening(cable, open_broadcast_sockets(settings))
+    except BaseException:
+        for sock in cable:
+            sock.close()
+        remove_path(settings)
+        raise
+
+
+def remove_path(settings: Settings) -> None:
+    """Remove the Unix socket's file, where there is one: nobody listens there any more."""
+    if settings.uds:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(settings.uds)
 
 
 def open_sockets(settings: Settings) -> list[socket.socket]:
@@ -87,7 +191,17 @@ def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int] | tuple[st
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))  # type: ignore[misc]
 
 
-def _bind(family: int, address: str | tuple[str, int] | tuple[str, int, int, int], settings: Settings) -> socket.socket:
+def _join(sock: socket.socket, settings: Settings) -> socket.socket:
+    """One more socket at the address of this one, which is ours."""
+    if sock.family == socket.AF_UNIX:
+        return sock.dup()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return _bind(sock.family, sock.getsockname(), settings, shared=True)
+
+
+def _bind(
+    family: int, address: str | tuple[str, int] | tuple[str, int, int, int], settings: Settings, *, shared: bool = False
+) -> socket.socket:
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -97,15 +211,11 @@ def _bind(family: int, address: str | tuple[str, int] | tuple[str, int, int, int
             _remove_stale(address)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if settings.send_buffer:
-            # Inherited by each connection. Left to itself the kernel takes megabytes for a peer that stopped reading,
-            # and even of this it takes twice as much. What has not been sent yet is cheaper in our own queues, where
-            # all who wait for the same message share it.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, max(settings.send_buffer // 2, 1))
+        _limit_buffers(sock, settings)
         sock.bind(address)
         # Already here, because SO_REUSEADDR lets two bind to an address as long as neither listens.
         sock.listen(settings.backlog)
@@ -115,6 +225,16 @@ def _bind(family: int, address: str | tuple[str, int] | tuple[str, int, int, int
             raise InUse(f"cannot listen on {_shown(address)}: already in use") from error
         raise CannotListen(f"cannot listen on {_shown(address)}: {error.strerror}") from error
     return sock
+
+
+def _limit_buffers(sock: socket.socket, settings: Settings) -> None:
+    """Inherited by each connection. Left to itself the kernel takes megabytes for a peer that stopped reading, and even
+    of this it takes twice as much. What has not been sent yet is cheaper in our own queues, where all who wait for the
+    same message share it."""
+    if settings.send_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, max(settings.send_buffer // 2, 1))
 
 
 def _shown(address: str | tuple[str, int] | tuple[str, int, int, int]) -> str:

@@ -18,12 +18,13 @@ _USUAL = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "tas
 """Attributes of every record; what a record has besides is a field the caller gave with `extra`."""
 
 
-def configure(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Send everything logged in this process to stderr, as `text` or `json`; `level` is for our own logger."""
+def configure(level: str, form: str, stream: TextIO | None = None, *, worker: int = 0) -> None:
+    """Send everything logged in this process to stderr, as `text` or `json`; `level` is for our own logger. `worker` is
+    its process id where it is one of several, and is named in each line."""
     stream = stream or sys.stderr
     root = logging.getLogger()
     root.handlers[:] = [_handler(stream)]
-    root.handlers[0].setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    root.handlers[0].setFormatter(JsonFormatter(worker) if form == "json" else TextFormatter(worker))
     root.setLevel(logging.WARNING)
     log.setLevel(level.upper())
     logging.raiseExceptions = False
@@ -79,21 +80,31 @@ def _lines_lost(count: int) -> logging.LogRecord:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31 12:34:56.789Z WARNING message field=value`"""
+    """`2026-01-31 12:34:56.789Z WARNING [worker 1234] message field=value`"""
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = f"[worker {worker}] " if worker else ""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage().replace("\n", "\\n")
         fields = "".join(f" {name}={value}" for name, value in extra_fields(record).items())
-        line = f"{utc(record.created, ' ')} {record.levelname:<7} {message}{fields}"
+        line = f"{utc(record.created, ' ')} {record.levelname:<7} {self._worker}{message}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"time":"2026-01-31T12:34:56.789Z","level":"warning","message":"…","field":…}`"""
+    """`{"time":"2026-01-31T12:34:56.789Z","level":"warning","message":"…","worker":1234,"field":…}`"""
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
             "time": utc(record.created, "T"), "level": record.levelname.lower(), "message": record.getMessage()}
+        if self._worker:
+            entry["worker"] = self._worker
         entry |= {name: value for name, value in extra_fields(record).items() if name not in entry}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

@@ -150,7 +150,6 @@ class Settings:
     keepalive_timeout: float = _option(75.0, Seconds(), "idle HTTP connections are closed after this")
     close_timeout: float = _option(5.0, Seconds(), "time for a client to answer a close frame")
     drain_timeout: float = _option(2.0, Seconds(), "on shutdown clients are closed evenly over this; 0: at once")
-
     max_message_size: int = _option(128 * KIB, Size(), "largest message taken from a client", group="Limits")
     max_broadcast_size: int = _option(MIB, Size(), "largest body of a broadcast")
     max_batch: int = _option(1000, Number(), "messages in one broadcast")
@@ -159,7 +158,8 @@ class Settings:
     max_fragments: int = _option(4096, Number(), "frames of one message")
     max_errors: int = _option(32, Number(), "bad commands in a row before a client is closed")
     max_connections: int | None = _option(
-        None, Number(auto=True), "WebSocket connections; auto is the open-files limit less 128")
+        None, Number(auto=True),
+        "WebSocket connections, divided among the workers; auto is the open-files limit less 128 for each of them")
     max_subscriptions: int = _option(1024, Number(), "streams of one connection")
     max_identifier_size: int = _option(
         4 * KIB, Size(), "identifier of an Action Cable subscription; larger ones are rejected")

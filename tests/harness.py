@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar, Self, TypeVar
@@ -383,6 +384,29 @@ class Client:
         if not data:
             raise EOFError("the server closed the connection")
         self._buffer += data
+
+
+def children(pid: int) -> list[int]:
+    """The processes that one has started, in order of their ids."""
+    found = []
+    for each in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if each.isdigit():
+                with open(f"/proc/{each}/stat") as file:
+                    state, parent = file.read().rpartition(")")[2].split()[:2]
+                if parent == str(pid) and state != "Z":
+                    found.append(int(each))
+    return sorted(found)
+
+
+def until(condition: Callable[[], T]) -> T:
+    """Wait until a condition is true; what it was."""
+    end = time.monotonic() + PATIENCE
+    while not (met := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError("what must happen has not happened")
+        time.sleep(0.01)
+    return met
 
 
 def message(stream: str, data: object) -> dict[str, object]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from fastcable.server import raise_descriptor_limit
+from fastcable.descriptors import raise_descriptor_limit
 from tests.harness import CABLE_UPGRADE, CLOSE, PATIENCE, PING, TEXT, UPGRADE, frame
 
 

@@ -150,6 +150,7 @@ def test_pings_have_the_time_and_go_to_the_blocked_too(speak: Speak) -> None:
 
 @pytest.mark.parametrize(("code", "reason", "text"), [
     (1001, "server stopping", b'{"type":"disconnect","reason":"server_restart","reconnect":true}'),
+    (1001, "server restarting", b'{"type":"disconnect","reason":"server_restart","reconnect":true}'),
     (1001, "idle timeout", b'{"type":"disconnect","reason":"idle_timeout","reconnect":true}'),
     (1013, "too slow", b'{"type":"disconnect","reason":"too_slow","reconnect":true}'),
     (1011, "internal error", b'{"type":"disconnect","reason":"internal_error","reconnect":true}'),

@@ -16,7 +16,7 @@ import pytest
 from fastcable._connection import alive_connections
 from fastcable.admission import Expiries
 from fastcable.channels import Channel
-from fastcable.server import run
+from fastcable.launch import launch
 from fastcable.settings import Settings
 from fastcable.signing import sign
 from fastcable.tokens import MAX_TOKEN, Claims, TokenVerifier, issue
@@ -493,7 +493,7 @@ def test_expiries_forget_those_who_left() -> None:
 
 
 def test_a_key_file_that_is_none_is_told_at_the_start_A7(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(Settings(port=0, auth="jwt", jwt_public_key=("/no/such.pem",))) == 2
+    assert launch(Settings(port=0, auth="jwt", jwt_public_key=("/no/such.pem",))) == 2
     assert capsys.readouterr().err == "fastcable: jwt_public_key: /no/such.pem: No such file or directory\n"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastcable.server import HTTP_DESCRIPTORS, RESERVED_DESCRIPTORS
+from fastcable.descriptors import HTTP_DESCRIPTORS, RESERVED_DESCRIPTORS
 from tests.harness import PATIENCE, UPGRADE, Client, ServerProcess
 from tests.swarm import Member, Swarm
 

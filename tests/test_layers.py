@@ -10,13 +10,13 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_threads", "retained", "socket_ids", "sessions", "bus"),
+     "_threads", "retained", "socket_ids", "sessions", "bus", "succession"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
     ("token_places", "credentials"),
-    ("configuration", "listeners", "client.endpoint", "client.errors", "client.answer", "client.websocket",
-     "client.listener"),
+    ("configuration", "listeners", "descriptors", "check", "client.endpoint", "client.errors", "client.answer",
+     "client.websocket", "client.listener"),
     ("client.messages", "client.connection"),
     ("client.kept",),
     ("client.posting",),
@@ -39,6 +39,10 @@ LAYERS = (
     ("_endpoints",),
     ("_http", "heartbeat"),
     ("server",),
+    # one process or several, and their successors
+    ("worker", "reload"),
+    ("process", "supervisor"),
+    ("launch",),
     # the same inside an application's server
     ("asgi.types", "asgi.cable", "asgi.http"),
     ("asgi.websocket",),

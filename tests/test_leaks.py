@@ -20,8 +20,8 @@ from fastcable._connection import alive_connections
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Subscriber
 from fastcable.channels import Channel
+from fastcable.descriptors import HTTP_DESCRIPTORS
 from fastcable.dialects._simple import SimpleDialect
-from fastcable.server import HTTP_DESCRIPTORS
 from fastcable.tokens import issue
 from tests.harness import CABLE_UPGRADE, CLOSE, PATIENCE, TEXT, UPGRADE, LocalServer, frame
 from tests.swarm import Member, Swarm

@@ -21,8 +21,8 @@ from fastcable._connection import Connection
 from fastcable._fanout import WebSocketGroup
 from fastcable._hub import Subscriber
 from fastcable._outbox import Outbox
+from fastcable.descriptors import RESERVED_DESCRIPTORS, connection_limit
 from fastcable.dialects._simple import KEY, SimpleDialect
-from fastcable.server import RESERVED_DESCRIPTORS, connection_limit
 from fastcable.settings import Settings, SettingsError
 from tests.harness import CLOSE, PING, PONG, TEXT, UPGRADE, Client, LocalServer, Serve, frame
 

@@ -33,6 +33,7 @@ cdef enum:
 # Why we close, and whether the client is to come back: it stops for good unless it is told to.
 cdef dict _ENDINGS = {
     "server stopping": ("server_restart", True),
+    "server restarting": ("server_restart", True),
     "idle timeout": ("idle_timeout", True),
     "too slow": ("too_slow", True),
     "internal error": ("internal_error", True),
