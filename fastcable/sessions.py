@@ -35,6 +35,10 @@ class Sessions:
             if not subscribers:
                 del self._subscribers[identifier]
 
+    def identifiers(self) -> list[str]:
+        """Those of which there are subscribers."""
+        return list(self._subscribers)
+
     def disconnect(self, identifier: str, reconnect: bool) -> int:
         """Close all connections of this identifier, which are told whether to come back; how many there were."""
         reason = "closed remotely" if reconnect else "closed remotely for good"

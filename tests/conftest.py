@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness import PATIENCE, LocalServer, ServerProcess
+from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -27,6 +28,13 @@ def spawn() -> Iterator[Callable[..., ServerProcess]]:
     """Starts `fastcable serve` with these arguments, on a free port unless one is given: `spawn("--demo")`."""
     with ExitStack() as stack:
         yield lambda *arguments, **kwargs: stack.enter_context(ServerProcess(*arguments, **kwargs))
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A redis-server that is not started yet."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

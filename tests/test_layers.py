@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_threads", "retained", "socket_ids", "sessions", "bus", "succession"),
+     "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
@@ -31,6 +31,12 @@ LAYERS = (
     ("brokers", "brokers.memory", "brokers.message", "dialects._simple", "dialects._actioncable", "_connection"),
     ("admission", "dialects.configured", "switch", "link"),
     ("switch_ports", "brokers.workers"),
+    # a broker beside them, from the connection up
+    ("brokers.redis_channels", "brokers.redis_endpoint", "brokers.redis_health"),
+    ("brokers.redis_connection",),
+    ("brokers.redis_publishing", "brokers.redis_subscriptions"),
+    ("brokers.redis",),
+    ("brokers.configured",),
     ("_fanout", "_texts"),
     ("_heartbeat",),
     # HTTP in front of them

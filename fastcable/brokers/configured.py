@@ -1,0 +1,27 @@
+"""The broker that the options ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fastcable._hub import Hub
+from fastcable.brokers import Broker
+from fastcable.brokers.memory import MemoryBroker
+from fastcable.settings import Settings
+
+if TYPE_CHECKING:
+    from fastcable.link import Link
+
+
+def broker(settings: Settings, hub: Hub, loop: asyncio.AbstractEventLoop, link: Link | None = None) -> Broker:
+    """`link` goes to the other workers of this server, if it has any. Raises `SettingsError`."""
+    if settings.broker != "memory":
+        from fastcable.brokers.redis import RedisBroker
+
+        return RedisBroker(hub, settings, loop, link)
+    if link is not None:
+        from fastcable.brokers.workers import WorkersBroker
+
+        return WorkersBroker(hub, link)
+    return MemoryBroker(hub)
