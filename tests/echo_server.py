@@ -22,10 +22,11 @@ from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Group, Hub, Subscriber
 from fastcable._request import Request
+from fastcable.descriptors import raise_descriptor_limit
 from fastcable.dialects import Dialect
 from fastcable.heartbeat import Clock, beat_seconds
 from fastcable.response import Response, error
-from fastcable.server import LINGER_SECONDS, raise_descriptor_limit
+from fastcable.server import LINGER_SECONDS
 from fastcable.settings import Settings
 
 USAGE = "usage: python -m tests.echo_server PORT [--compression]"
@@ -50,7 +51,7 @@ class Echo:
     def confirmed(self, subscriber: Subscriber, stream: str, key: object) -> None:
         raise NotImplementedError("an echo has no streams")
 
-    def gap(self, stream: str, key: object, missed: int) -> bytes:
+    def gap(self, stream: str, key: object, missed: int | None) -> bytes:
         raise NotImplementedError("an echo has no streams")
 
     def farewell(self, code: int, reason: str) -> bytes | None:
@@ -72,7 +73,7 @@ def echo_settings(port: int) -> Settings:
     """`port` on both loopback addresses."""
     return Settings(
         port=port, max_message_size=16 << 20, max_fragments=65536, ping_interval=0, actioncable_ping_interval=0,
-        idle_timeout=0)
+        idle_timeout=0, max_pending_total=0)
 
 
 class EchoServer:

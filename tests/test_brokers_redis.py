@@ -569,9 +569,9 @@ def check(told: list[Event], published: dict[str, list[bool]]) -> int:
             last[str(what)], least[str(what)] = number, 0
             count += 1
     for stream in last.keys() & published.keys():
-        number = last[stream]
-        assert number is not None, "never confirmed"
-        assert max(number, least[stream]) == len(published[stream]), "something is missing at the end"
+        final = last[stream]
+        assert final is not None, "never confirmed"
+        assert max(final, least[stream]) == len(published[stream]), "something is missing at the end"
     return count
 
 

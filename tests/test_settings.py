@@ -95,7 +95,7 @@ def test_table_of_the_manual() -> None:
         "| `uds` | - | listen on this Unix socket instead of host and port |",
         "| `ping_interval` | 30 s | time between pings to each client |",
         "| `max_message_size` | 128KiB | largest message taken from a client |",
-        "| `max_connections` | auto | WebSocket connections; auto is the open-files limit less 128 |",
+        "| `max_subscriptions` | 1024 | streams of one connection |",
         "| `log_format` | text | `text` or `json`: form of the log on stderr |",
     ):
         assert row in rows
