@@ -79,7 +79,7 @@ class Slot:
         self.index = index
         self.listening = listening
         self.worker: Worker | None = None
-        self.old: Worker | None = None  # whom the worker replaces
+        self.old: Worker | None = None  # who serves until the worker listens
         self.failures = 0  # workers in a row that did not live
         self.restart: float | None = None  # when to start the next one
 
@@ -509,8 +509,9 @@ class Supervisor:
     def _replaced(self, slot: Slot) -> None:
         """The successor listens."""
         self._step = None
-        if slot.old is not None:
-            self._retire(slot.old)
+        old, slot.old = slot.old, None
+        if old is not None:
+            self._retire(old)
         else:
             self._replace_next()
 
