@@ -19,7 +19,7 @@ from bench.workloads import WORKLOADS, Workload, plan
 
 HERE = Path(__file__).parent
 LARGEST = 19_000
-QUICK_PEERS = ("fastcable", "floor", "uvloop", "httptools", "bun", "gorilla", "action-cable")
+QUICK_PEERS = ("fastcable", "fastcable-action-cable", "floor", "uvloop", "httptools", "bun", "gorilla", "action-cable")
 """The others take long and say little more: a quick run is to see where fastcable stands."""
 
 

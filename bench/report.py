@@ -138,6 +138,15 @@ SECTIONS = (
         "every 3 s, some every 30 s, the yardsticks never. All servers side by side.",
         (Column("% of a core", "cpu", 0.01),),
     ),
+    Section(
+        "pings", "Action Cable's pings",
+        "Connections on which nothing happens but a ping every 3 s. The floor was up beside the server, with as many "
+        "connections, and sent frames as small in the same pattern: to a sixth of them each half second. The server's "
+        "WebSocket pings, every 30 s, and the answers to them count in.",
+        (
+            Column("CPU µs per ping", "cpu", _MICRO), Column("pings/s", "rate", 1), Column("% of a core", "core", 0.01),
+        ),
+    ),
 )
 
 

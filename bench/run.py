@@ -66,7 +66,7 @@ class Run:
             for skipped, reason in peer.skips.items():
                 self._results.skips.append(Failure(skipped, "", peer.key, reason))
             for workload in workloads:
-                if self._too_large(peer, workload):
+                if self._too_large(peer, workload) and not workload.peers:
                     reason = f"it is given at most {peer.most:,} connections"
                     self._results.skips.append(Failure(workload.key, "", peer.key, reason))
         socket_objects()  # while the machine is quiet
@@ -96,6 +96,8 @@ class Run:
 
     def _takes_part(self, peer: Peer, workload: Workload) -> bool:
         if (workload.counted and peer.key not in COUNTABLE) or self._too_large(peer, workload):
+            return False
+        if workload.peers and peer.key not in workload.peers:
             return False
         return workload.key not in peer.skips and workload.key in ONLY.get(peer.key, (workload.key,))
 

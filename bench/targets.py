@@ -123,6 +123,11 @@ def _others(results: Results) -> Iterator[Target]:
     for case in results.cases("storm"):
         if ratio := results.ratio("storm", case, FASTCABLE, "uvloop", "cpu"):
             yield Target("CPU per connect and subscribe against a bare uvloop protocol's", ratio.median, 1.3, "×")
+    for case in results.cases("pings"):
+        if cpu := results.to_floor("pings", case, FASTCABLE_ACTION_CABLE, "cpu"):
+            count = f"{int(case_words(case)['connections']):,}"
+            what = f"CPU per ping to {count} idle connections of Action Cable's protocol against the floor's per frame"
+            yield Target(what, cpu.median, 1.2, "×")
     for case in results.cases("fairness"):
         if (p99 := results.median("fairness", case, FASTCABLE, "each_p99")) is not None:
             yield Target("p99 of a small stream beside a large one", p99 * 1000, 50, "ms")

@@ -17,12 +17,16 @@ from bench.instructions import measure
 from bench.load import Load, LoadError
 from bench.peers.peer import Peer
 from bench.process import Failed, Server, Usage, load_core, socket_memory, socket_objects
-from bench.results import case_name
+from bench.results import FASTCABLE_ACTION_CABLE, case_name
 
 MICRO = 1e-6
 PATIENCE = 300
 """Seconds for many connections: the slowest servers need milliseconds for each."""
 FAULTS = ("duplicates", "reordered")
+PING_SECONDS, PING_SLOTS = 3.0, 6
+"""How often Action Cable's clients are pinged, and over how many moments fastcable spreads that."""
+PING_SIZE = 36
+"""Bytes of data, the fewest that a message can have: a ping has 37 in all."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Plan:
     """Of which fan-out (subscribers, bytes) the whole distribution of latencies is kept."""
     heartbeat: tuple[int, float]
     """Connections of each server, and seconds for which they are watched."""
+    pings: tuple[int, int, float]
+    """Connections of each of the two, segments, seconds of each."""
     burst: int
     streams: tuple[int, int]
     """Connections, and the streams that they share."""
@@ -63,6 +69,7 @@ def plan(quick: bool, rounds: int | None, most: int) -> Plan:
             fanouts=((1000, 100, rounds or 3, 0.15), (cap(5000), 100, rounds or 3, 0.15)),
             distribution=(cap(5000), 100),
             heartbeat=(1000, 3.0),
+            pings=(cap(5000), 1, 6.0),
             burst=1000,
             streams=(2000, 1000),
             storm=cap(2000),
@@ -82,6 +89,7 @@ def plan(quick: bool, rounds: int | None, most: int) -> Plan:
         fanouts=tuple(fanouts),
         distribution=(cap(5000), 100),
         heartbeat=(cap(2000), 60.0),
+        pings=(cap(19000), repeats, 15.0),
         burst=1000,
         streams=(cap(10000), 5000),
         storm=cap(10000),
@@ -217,6 +225,45 @@ def heartbeat(plan: Plan, rigs: list[Rig]) -> Iterator[tuple[Rig, Sample | Excep
             yield rig, error
         else:
             yield rig, Sample(case_name(connections=count), "cpu", share)
+
+
+def pings(plan: Plan, rig: Rig, floor: Rig) -> Iterator[Sample]:
+    """Connections on which nothing happens but a ping every 3 s, beside as many of the floor's that are sent frames as
+    small in the same pattern: a sixth of them each half second. Both are up at once, so the time is that of both."""
+    count, segments, seconds = plan.pings
+    for one in (floor, rig):
+        one.do("connect", group="ping", count=count, streams=PING_SLOTS, timeout=PATIENCE)
+    every = round(1000 * PING_SECONDS / PING_SLOTS)
+    floor.do("probe", group="ping", size=PING_SIZE, every=every, streams=PING_SLOTS)
+    time.sleep(PING_SECONDS)  # until all are in their places
+    case = case_name(connections=count)
+    for _ in range(segments):
+        theirs, mine = _Watch(floor, "messages"), _Watch(rig, "pings")
+        time.sleep(seconds)
+        for figure, value, least in zip(_Watch.FIGURES, mine.figures(), theirs.figures(), strict=True):
+            yield Sample(case, figure, value, least)
+    floor.do("probe_stop")
+
+
+class _Watch:
+    """What a server spends from now on for each of the frames of one kind that it sends."""
+
+    FIGURES = ("cpu", "rate", "core")
+
+    def __init__(self, rig: Rig, kind: str) -> None:
+        self._rig, self._kind = rig, kind
+        self._start = self._now()
+
+    def figures(self) -> tuple[float, float, float]:
+        """CPU time per frame, frames per second, share of a core. Raises `LoadError` where there were no frames."""
+        then, cpu, frames = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        if not frames:
+            raise LoadError(f"no {self._kind} came")
+        return cpu / frames, frames / then, cpu / then
+
+    def _now(self) -> tuple[float, float, float]:
+        stats = self._rig.do("stats")  # fails when a connection was closed meanwhile
+        return time.monotonic(), self._rig.server.usage().cpu, stats[self._kind]
 
 
 def fanout(plan: Plan, rig: Rig, floor: Rig) -> Iterator[Sample | Distribution]:
@@ -383,6 +430,8 @@ class Workload:
     paired: Callable[[Plan, Rig, Rig], Iterator[Sample | Distribution]] | None = None
     together: Callable[[Plan, list[Rig]], Iterator[tuple[Rig, Sample | Exception]]] | None = None
     counted: Callable[[Peer, int], Iterator[Sample]] | None = None
+    peers: tuple[str, ...] = ()
+    """Servers that it is for; none: all."""
 
 
 WORKLOADS = (
@@ -396,11 +445,12 @@ WORKLOADS = (
     Workload("fairness", (2, 9), lambda plan: plan.fairness[0], rounds=2, alone=fairness),
     Workload("instructions", (12, 12), counted=instructions),
     Workload("heartbeat", (0.5, 7), together=heartbeat),
+    Workload("pings", (10, 60), lambda plan: plan.pings[0], paired=pings, peers=(FASTCABLE_ACTION_CABLE,)),
 )
 
 ONLY = {
     "fastcable2": ("fanout", "fairness"),
-    "fastcable-action-cable": ("fanout", "idle", "storm", "instructions", "heartbeat"),
+    FASTCABLE_ACTION_CABLE: ("fanout", "idle", "storm", "instructions", "heartbeat", "pings"),
     "floor2": ("fanout", "fairness"),
     "httptools": ("posts",),
 }

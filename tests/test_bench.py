@@ -19,6 +19,7 @@ from bench.report import END, START, case_title, document, headline, render, upd
 from bench.results import (
     ACTION_CABLE,
     FASTCABLE,
+    FASTCABLE_ACTION_CABLE,
     FLOOR,
     Failure,
     PeerRecord,
@@ -203,6 +204,18 @@ def test_targets_are_computed_from_what_was_measured(results: Results) -> None:
     assert not found["CPU per delivery against the floor's, 5,000 subscribers, 100 B"].met  # 1.11 ×
     assert found["… Action Cable's against it"].met
     assert not any("Go handler" in what for what in found)
+
+
+@pytest.mark.parametrize(("cost", "met"), [(1.19, True), (1.21, False)])
+def test_pings_are_held_against_the_floors_frames_of_the_same_time(results: Results, cost: float, met: bool) -> None:
+    case = case_name(connections=19000)
+    for drift in (1.0, 1.3, 1.1):
+        results.add("pings", case, FASTCABLE_ACTION_CABLE, "cpu", 8e-6 * cost * drift, 8e-6 * drift)
+    found = {target.what: target for target in targets(results)}
+    target = found["CPU per ping to 19,000 idle connections of Action Cable's protocol against the floor's per frame"]
+    assert (round(target.measured, 6), target.met) == (cost, met)
+    results.peers.append(PeerRecord(FASTCABLE_ACTION_CABLE, "fastcable, Action Cable", 1, "", {}))
+    assert f"<sub>{cost} · –</sub>" in document(results, [])
 
 
 def test_the_readme_gets_the_headline_between_its_markers(results: Results, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Self
@@ -602,8 +603,22 @@ def test_action_cable(start: Start, publish: str) -> None:
     load.command("connect", group="g", count=4, streams=2)
     result = load.command("random", group="g", streams=2, size=80, seconds=0.05, connections=2)
     assert (result["deliveries"], *faults(result)) == (result["messages"] * 2, 0, 0, 0)
+    assert load.command("stats")["pings"] >= result["deliveries"]
     assert b"\r\nSec-WebSocket-Protocol: actioncable-v1-json\r\n" in fake.requests[0]
     assert type(fake.posts[0]["data"]) is (str if publish == "anycable" else dict)
+
+
+def test_a_probe_may_take_several_streams_in_turn(start: Start) -> None:
+    fake, load = start()
+    load.command("connect", group="g", count=8, streams=4)
+    load.command("probe", group="g", size=50, every=2, streams=3)
+    while load.command("stats")["messages"] < 14:  # two of each
+        time.sleep(0.002)
+    result = load.command("probe_stop")
+    assert result["deliveries"] == 2 * result["posts"]
+    assert faults(result) == (0, 0, 0)
+    posted = [post["stream"] for post in fake.posts]
+    assert posted == [f"g-{number % 3}" for number in range(result["posts"])]
 
 
 def test_centrifugo(start: Start) -> None:
@@ -649,6 +664,8 @@ def test_an_error_in_an_answer_of_centrifugo_is_one(start: Start) -> None:
         ("fanout", {"group": "g", "size": 50, "seconds": "long"}, "fanout: seconds must be a number of seconds"),
         ("posts", {"group": "g", "size": 50, "connections": 100}, "posts: connections must be .* from 1 to 99"),
         ("random", {"group": "g", "size": 50, "streams": 1}, "random: streams must not be fewer than connections"),
+        ("probe", {"group": "g", "size": 50, "streams": 0}, "probe: streams must be a whole number from 1 to"),
+        ("probe", {"group": "g", "size": 50, "streams": 2}, "probe: group g has no 2 streams"),
         ("probe_stop", {}, "probe_stop: there is no probe"),
         ("stall", {"group": "g", "percent": 101}, "stall: percent must be a whole number from 1 to 100"),
         ("close", {"group": "g", "count": 2}, "close: count must be a whole number from 0 to 1"),

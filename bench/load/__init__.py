@@ -18,15 +18,15 @@ group is subscribed to the stream `<group>-<i mod streams>`. Words in brackets h
         → posts, messages, seconds (to the last answer), delivered_seconds, deliveries, answer, each
     random group size streams [seconds=2] [connections=16] [seed=1]
         as `posts`, each time to a random stream of those whose number modulo `connections` is the connection's
-    probe group size [every=20]
-        post to stream 0 every so many ms in the background, until
+    probe group size [every=20] [streams=1]
+        post to stream 0, or to the first so many in turn, every so many ms in the background, until
     probe_stop [histogram=0] → posts, deliveries, unanswered (when it stopped, posts that were overdue included), last,
         each; a post that had to wait for the answer to the one before counts from when it was due
     stall group [percent=100]   stop reading from that share of the connections, evenly spread; they are not counted on
     read group [quiet=1]        read them again until nothing came for so long; they are counted on again
         → readers, closed, received, missed, told (of the missed, how many the server told us of)
     close group [count=all] [abort=0]   close the newest `count` connections; with `abort`, by a reset
-    stats → connections, messages, bytes, reads, cpu (seconds), rss (bytes, at most)
+    stats → connections, messages, pings (that are text), bytes, reads, cpu (seconds), rss (bytes, at most)
     quit
 
 Each posting verb also takes [timeout=60], after which it fails, and [quiet=10]: what has not arrived when nothing did

@@ -216,6 +216,9 @@ void verb_probe(struct words *words) {
     struct group *group = word_group(words, true);
     size_t size = word_size(words);
     uint64_t every = word_count(words, "every", 20, 1, 60000);
+    uint32_t streams = (uint32_t)word_count(words, "streams", 1, 1, 1 << 20);
+    if (group && !*words->problem && streams > group->stream_count)
+        words_refuse(words, "group %.60s has no %u streams", group->name, streams);
     if (probe.group)
         words_refuse(words, "there is a probe already: probe_stop first");
     if (!words_right(words))
@@ -225,6 +228,8 @@ void verb_probe(struct words *words) {
     probe.size = size;
     probe.every = every * (SECOND / 1000);
     probe.due = now();
+    probe.stream = 0;
+    probe.streams = streams;
     publishers[PROBE].idle_at = 0;
     probe.group = group;
     result_begin();

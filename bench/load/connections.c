@@ -117,6 +117,7 @@ void verb_stats(struct words *words) {
     result_begin();
     result_count("connections", subscriber_count);
     result_count("messages", received_messages);
+    result_count("pings", received_pings);
     result_count("bytes", received_bytes);
     result_count("reads", received_reads);
     result_seconds("cpu", (uint64_t)cpu.tv_sec * SECOND + (uint64_t)cpu.tv_nsec);

@@ -15,7 +15,7 @@
 #include "wire.h"
 
 uint32_t subscriber_count, subscribers_unsettled, stalled_closed, broken_count;
-uint64_t received_messages, stall_heard_at, broken_at;
+uint64_t received_messages, received_pings, stall_heard_at, broken_at;
 struct latency connect_latency;
 char broken_reason[512];
 

@@ -45,6 +45,7 @@ extern struct group *groups;
 extern uint32_t subscriber_count;      /* that are connected */
 extern uint32_t subscribers_unsettled; /* that are connecting or closing */
 extern uint64_t received_messages;
+extern uint64_t received_pings; /* of the wire's own kind, as text */
 extern struct latency connect_latency;
 extern uint32_t stalled_closed; /* stalled ones that the server closed */
 extern uint64_t stall_heard_at; /* when something came for one that reads again, ns */

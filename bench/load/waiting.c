@@ -19,8 +19,9 @@ static uint64_t probe_tick(uint64_t time) {
     if (time >= probe.due) {
         /* A post that had to wait for the answer to the one before counts from when it was due: else a server that is
            held up would be asked, and timed, less often just then. */
-        publisher_post(publisher, group_stream(probe.group, 0), 1, probe.size, false,
+        publisher_post(publisher, group_stream(probe.group, probe.stream), 1, probe.size, false,
                        publisher->idle_at > probe.due ? probe.due : 0);
+        probe.stream = (probe.stream + 1) % probe.streams;
         probe.due += probe.every;
     }
     return publisher_idle(publisher) ? probe.due : UINT64_MAX;

@@ -11,11 +11,13 @@ struct patience {
     uint64_t quiet;    /* what has not arrived when nothing did for so long is lost; ns */
 };
 
-/* The probe posts to its group's first stream every so many ns, whatever else is going on. */
+/* The probe posts to its group's first stream, or to the first so many in turn, every so many ns, whatever else is going
+   on. */
 struct probe {
     struct group *group; /* NULL: there is no probe */
     uint64_t every, due;
     size_t size;
+    uint32_t stream, streams; /* the next one, of so many */
 };
 
 extern struct probe probe;

@@ -56,8 +56,10 @@ static void simple_text(struct subscriber *subscriber, struct span text, uint64_
     struct span type, stream, value;
     if (!json_member(text, "type", &type))
         subscriber_fail(subscriber, "a frame that is no JSON object with a type", text);
-    if (json_is(type, "ping"))
-        return; /* the server's WebSocket ping behind it is what keeps us connected */
+    if (json_is(type, "ping")) {
+        received_pings++; /* the server's WebSocket ping behind it is what keeps us connected */
+        return;
+    }
     if (!json_member(text, "stream", &stream) || !json_is(stream, subscriber->stream->name))
         subscriber_fail(subscriber, "a frame that is not for its stream", text);
     if (json_is(type, "message") && json_member(text, "data", &value))
@@ -74,8 +76,10 @@ static void action_cable_text(struct subscriber *subscriber, struct span text, u
     char identifier[FRAME_ROOM / 4];
     struct span type, value;
     bool typed = json_member(text, "type", &type);
-    if (typed && json_is(type, "ping"))
+    if (typed && json_is(type, "ping")) {
+        received_pings++;
         return;
+    }
     if (typed && json_is(type, "welcome") && subscriber->state == SUBSCRIBING) {
         subscribe(subscriber);
         return;
@@ -96,6 +100,7 @@ static void action_cable_text(struct subscriber *subscriber, struct span text, u
 static void centrifugo_reply(struct subscriber *subscriber, struct span text, uint64_t at) {
     struct span push, channel, publication, value;
     if (text.size == 2 && !memcmp(text.at, "{}", 2)) {
+        received_pings++;
         subscriber_send(subscriber, TEXT, "{}", 2); /* its ping, and its pong */
     } else if (json_member(text, "push", &push)) {
         if (!json_member(push, "channel", &channel) || !json_is(channel, subscriber->stream->name))
