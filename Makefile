@@ -7,8 +7,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
 # Tests that mostly wait for browsers and other programs, those that take longest first: two of them at a time.
-WAITING := showcase ruby rails_client publisher demo listen stream_element scenarios turbo_page recipes reload development lifecycle workers \
-	migrating asgi cli clients browser_client javascript_package async_publisher proxy publish credentials
+WAITING := showcase ruby rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
+	development lifecycle workers migrating asgi cli clients browser_client javascript_package async_publisher \
+	proxy publish credentials sources_postgresql sources_sqlite
 WAITING := $(WAITING:%=tests/test_%.py)
 
 .PHONY: run showcase test lint bench clean

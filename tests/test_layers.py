@@ -36,6 +36,11 @@ LAYERS = (
     ("brokers.redis_connection",),
     ("brokers.redis_publishing", "brokers.redis_subscriptions"),
     ("brokers.redis",),
+    # and databases
+    ("sources", "sources.solid_cable"),
+    ("sources.window", "sources.sqlite", "sources.postgresql"),
+    ("sources.poller",),
+    ("sources.joined",),
     ("brokers.configured",),
     ("_fanout", "_texts"),
     ("_heartbeat",),
