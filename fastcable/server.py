@@ -9,7 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastcable import __version__, listeners
 from fastcable._connection import Cable
@@ -20,7 +20,7 @@ from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
-from fastcable.brokers.memory import MemoryBroker
+from fastcable.brokers.configured import broker
 from fastcable.brokers.workers import WorkersBroker
 from fastcable.cores import available_cores
 from fastcable.descriptors import HTTP_DESCRIPTORS, connection_limit
@@ -32,6 +32,7 @@ from fastcable.settings import Settings
 
 if TYPE_CHECKING:
     from fastcable.link import Link
+    from fastcable.sources.joined import Joined
 
 logger = logging.getLogger("fastcable")
 
@@ -52,7 +53,7 @@ class Server:
         # Rooms
         retained = Retained(settings.max_retained_bytes, settings.retain_seconds, loop.time)
         self.hub = Hub(loop.call_soon, settings.max_subscriptions, retained)
-        self.hub.broker = MemoryBroker(self.hub)
+        self.hub.broker = broker(settings, self.hub, loop)
         self.hub.max_backlog = settings.max_pending_total // 2 or sys.maxsize
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
         encoding = functools.partial(WebSocketGroup, threads=self.threads)
@@ -86,7 +87,11 @@ class Server:
 
     def join(self, link: Link) -> None:
         """From now on be one of several workers."""
-        self.hub.broker = WorkersBroker(self.hub, link)
+        if self.settings.source:  # they go on
+            joined = cast("Joined", self.hub.broker)
+            joined.inner = WorkersBroker(joined.hub, link)
+        else:
+            self.hub.broker = WorkersBroker(self.hub, link)
 
     @property
     def sockets(self) -> list[socket.socket]:

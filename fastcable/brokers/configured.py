@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 def broker(settings: Settings, hub: Hub, loop: asyncio.AbstractEventLoop, link: Link | None = None) -> Broker:
     """`link` goes to the other workers of this server, if it has any. Raises `SettingsError`."""
+    if not settings.source:
+        return _carrier(settings, hub, loop, link)
+    from fastcable.sources.joined import Joined
+
+    joined = Joined(settings, hub)
+    joined.inner = _carrier(settings, joined.hub, loop, link)
+    return joined
+
+
+def _carrier(settings: Settings, hub: Hub, loop: asyncio.AbstractEventLoop, link: Link | None) -> Broker:
     if settings.broker != "memory":
         from fastcable.brokers.redis import RedisBroker
 
