@@ -1,4 +1,4 @@
-# make run|showcase|test|lint|bench|clean; everything is installed below .venv, tests/js/node_modules and
+# make run|showcase|test|lint|bench|dist|clean; everything is installed below .venv, tests/js/node_modules and
 # examples/showcase/node_modules.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,10 +9,10 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 # Tests that mostly wait for browsers and other programs, those that take longest first: two of them at a time.
 WAITING := showcase ruby rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
 	development lifecycle workers migrating asgi cli clients browser_client javascript_package async_publisher \
-	proxy publish credentials sources_postgresql sources_sqlite
+	proxy publish credentials sources_postgresql sources_sqlite installation deploy systemd idle
 WAITING := $(WAITING:%=tests/test_%.py)
 
-.PHONY: run showcase test lint bench clean
+.PHONY: run showcase test lint bench dist clean
 
 run: .venv/built
 	$(BIN)/fastcable serve --demo $(OPTIONS)
@@ -32,6 +32,12 @@ lint: .venv/tested
 # make bench QUICK=1 takes about two minutes, the whole comparison half an hour, once the others are installed.
 bench: .venv/benched
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+# The sources' archive, and of nothing but that the wheel for this Python.
+dist: .venv/bin/python
+	$(BIN)/pip install --quiet 'build>=1.2'
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean:
 	rm -rf .venv bench/.build build dist *.egg-info tests/js/node_modules examples/showcase/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
