@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastcable._heartbeat import Heartbeat
@@ -32,14 +32,19 @@ class Queue(Protocol):
 
 
 class Clock:
-    """Calls `Heartbeat.beat` at even intervals, and tells who waits in `queues` when its deadline has passed."""
+    """Calls `Heartbeat.beat` at even intervals, tells who waits in `queues` when its deadline has passed, and then
+    `watches` what time it is."""
 
-    __slots__ = ("_handle", "_heartbeat", "_loop", "_next", "_queues")
+    __slots__ = ("_handle", "_heartbeat", "_loop", "_next", "_queues", "_watches")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, heartbeat: Heartbeat, queues: Sequence[Queue]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, heartbeat: Heartbeat, queues: Sequence[Queue],
+        watches: Sequence[Callable[[float], None]] = (),
+    ) -> None:
         self._loop = loop
         self._heartbeat = heartbeat
         self._queues = queues
+        self._watches = watches
         self._next = loop.time()
         self._schedule()
 
@@ -60,3 +65,5 @@ class Clock:
         for queue in self._queues:
             for item in queue.expired(now):
                 item.deadline_passed(queue)
+        for watch in self._watches:
+            watch(now)

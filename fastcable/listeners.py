@@ -2,22 +2,27 @@
 
 Several processes share a port by sockets of their own (SO_REUSEPORT), among which the kernel divides new connections.
 The first of them is opened without, which fails where anybody else listens, and lets others join only then: so a port
-is never shared with a stranger. A Unix socket cannot be divided; all accept on the same one.
+is never shared with a stranger. A Unix socket cannot be divided; all accept on the same one, and so they do on sockets
+that systemd opened: these are another user's, and are there before and after us.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastcable import systemd
 from fastcable.options import split_address
 from fastcable.settings import Settings
+
+logger = logging.getLogger("fastcable")
 
 FREE_PORT_ATTEMPTS = 10
 
@@ -36,6 +41,8 @@ class Listening:
 
     cable: list[socket.socket] = field(default_factory=list)
     broadcast: list[socket.socket] = field(default_factory=list)
+    kept: bool = field(default=False, kw_only=True)
+    """Whether they are systemd's, which keeps them when we end."""
     _suspended: list[tuple[list[socket.socket], int, Any]] = field(default_factory=list, kw_only=True)
 
     @property
@@ -55,16 +62,22 @@ class Listening:
 
     def copy(self) -> Listening:
         """The same sockets by descriptors of its own."""
-        return Listening([sock.dup() for sock in self.cable], [sock.dup() for sock in self.broadcast])
+        return Listening(
+            [sock.dup() for sock in self.cable], [sock.dup() for sock in self.broadcast], kept=self.kept)
 
     @property
-    def descriptors(self) -> list[list[int]]:
-        return [[sock.fileno() for sock in sockets] for sockets in (self.cable, self.broadcast)]
+    def descriptors(self) -> dict[str, Any]:
+        return {
+            "cable": [sock.fileno() for sock in self.cable], "broadcast": [sock.fileno() for sock in self.broadcast],
+            "kept": self.kept,
+        }
 
     @classmethod
-    def inherited(cls, descriptors: list[list[int]], settings: Settings) -> Listening:
+    def inherited(cls, descriptors: Mapping[str, Any], settings: Settings) -> Listening:
         """What another program, perhaps with other settings, has opened: its `descriptors`."""
-        listening = cls(*([socket.socket(fileno=each) for each in kind] for kind in descriptors))
+        listening = cls(
+            *([socket.socket(fileno=each) for each in descriptors[kind]] for kind in ("cable", "broadcast")),
+            kept=descriptors["kept"])
         for sock in listening.sockets:
             sock.set_inheritable(False)
             _limit_buffers(sock, settings)
@@ -72,6 +85,8 @@ class Listening:
 
     def suspend(self) -> None:
         """Close what others, too, have a socket for, that the kernel gives new connections to them only."""
+        if self.kept:
+            return
         for sockets in (self.cable, self.broadcast):
             for sock in [sock for sock in sockets if sock.family != socket.AF_UNIX]:
                 self._suspended.append((sockets, sock.family, sock.getsockname()))
@@ -87,6 +102,8 @@ class Listening:
 
     def another(self, settings: Settings) -> Listening:
         """The same addresses once more, for another process. Raises `CannotListen`."""
+        if self.kept:
+            return self.copy()
         other = Listening()
         try:
             for mine, its in ((self.cable, other.cable), (self.broadcast, other.broadcast)):
@@ -100,7 +117,8 @@ class Listening:
 
 def together(several: Iterable[Listening]) -> Listening:
     """Several as one, for a process that accepts on all of them."""
-    joined = Listening()
+    several = list(several)
+    joined = Listening(kept=any(listening.kept for listening in several))
     for listening in several:
         joined.cable += listening.cable
         joined.broadcast += listening.broadcast
@@ -108,7 +126,9 @@ def together(several: Iterable[Listening]) -> Listening:
 
 
 def open_listening(settings: Settings) -> Listening:
-    """Bound sockets, for which nobody else listens. Raises `CannotListen`."""
+    """Those that systemd opened for us, else bound sockets for which nobody else listens. Raises `CannotListen`."""
+    if listening := _of_systemd(settings):
+        return listening
     cable = open_sockets(settings)
     try:
         return Listening(cable, open_broadcast_sockets(settings))
@@ -117,6 +137,22 @@ def open_listening(settings: Settings) -> Listening:
             sock.close()
         remove_path(settings)
         raise
+
+
+def _of_systemd(settings: Settings) -> Listening | None:
+    try:
+        given = systemd.inherited()
+        for warning in systemd.doubts(settings, given):
+            logger.warning("%s", warning)
+    except systemd.NotFit as error:
+        raise CannotListen(str(error)) from error
+    if not given:
+        return None
+    listening = Listening(given.cable, given.broadcast, kept=True)
+    for sock in listening.sockets:
+        _limit_buffers(sock, settings)
+        sock.listen(settings.backlog)  # it listens, but with the Backlog= of its unit
+    return listening
 
 
 def remove_path(settings: Settings) -> None:

@@ -12,11 +12,16 @@ import uvloop
 
 from fastcable.server import Server
 from fastcable.settings import Settings
+from fastcable.systemd import Watchdog, notify, watchdog_seconds
 
 if TYPE_CHECKING:
     from fastcable.reload import Reload
 
 logger = logging.getLogger("fastcable")
+
+IDLE = ""
+"""Among the names of signals: nobody was connected for `exit_when_idle`, and nobody is."""
+STATUS_SECONDS = 10.0
 
 
 def run(settings: Settings, *, demo: bool = False) -> int:
@@ -35,18 +40,30 @@ class _Process:
         self._stopping: asyncio.Queue[str] = asyncio.Queue()
         self._draining = False
         self._reloading: Reload | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._status: asyncio.TimerHandle
 
     async def serve(self) -> int:
         server = self._server
         for number in (signal.SIGTERM, signal.SIGINT):
             server.loop.add_signal_handler(number, self._stopping.put_nowait, number.name)
         server.loop.add_signal_handler(signal.SIGHUP, self._reload)
-        await server.start()
+        if seconds := watchdog_seconds():
+            server.watches.append(Watchdog(seconds, lambda: notify("WATCHDOG=1")))
+        await server.start(leave=self._leave)
+        notify("READY=1")
+        self._tell_status()
         # What lives from here to the end need not be looked at by the garbage collector.
         gc.collect()
         gc.freeze()
         name = await self._stopping.get()
         self._draining = True
+        self._status.cancel()
+        notify("STOPPING=1", f"STATUS=closing {server.cable.connections} connections")
+        if name == IDLE:
+            logger.info("idle for %g s: stopped until somebody connects", server.settings.exit_when_idle)
+            await server.stop()
+            return 0
         logger.info("%s: closing %d connections", name, server.cable.connections)
         draining = asyncio.ensure_future(self._drain())
         again = asyncio.ensure_future(self._stopping.get())
@@ -64,6 +81,19 @@ class _Process:
         await server.stop()
         logger.info("stopped")
         return 0
+
+    def _tell_status(self) -> None:
+        notify(f"STATUS={self._server.cable.connections} connections")
+        self._status = self._server.loop.call_later(STATUS_SECONDS, self._tell_status)
+
+    def _leave(self) -> None:
+        """Nobody was connected for `exit_when_idle`."""
+        if not (self._is_stopping() or (self._reloading is not None and self._reloading.under_way)):
+            self._leaving = asyncio.ensure_future(self._stop_if_idle())
+
+    async def _stop_if_idle(self) -> None:
+        if await self._server.leave() and not self._is_stopping():
+            self._stopping.put_nowait(IDLE)
 
     async def _drain(self) -> None:
         if self._reloading is None:

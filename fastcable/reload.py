@@ -33,6 +33,7 @@ from fastcable.retained import Retained
 from fastcable.server import Server
 from fastcable.switch import Switch
 from fastcable.switch_ports import LoopPorts
+from fastcable.systemd import notify
 
 logger = logging.getLogger("fastcable")
 
@@ -60,10 +61,14 @@ class Reload:
 
     def request(self) -> None:
         """SIGHUP came."""
-        if self._task is not None and not self._task.done():
+        if self.under_way:
             self._again = True
         else:
             self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def under_way(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     async def stop(self) -> None:
         """Let the successor drain, and wait for its end."""
@@ -88,6 +93,7 @@ class Reload:
     async def _run(self) -> None:
         while True:
             self._again = False
+            notify("RELOADING=1")
             try:
                 problem = await self._reload()
             except OSError as error:
@@ -96,6 +102,7 @@ class Reload:
                 logger.exception("reload")
                 problem = "internal error"
             logger.error("SIGHUP: %s", problem)
+            notify("READY=1")
             if not self._again:
                 break
 

@@ -27,6 +27,11 @@ class Retained:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def holds_any(self) -> bool:
+        """Whether any value may still be asked for."""
+        newest = next(reversed(self._entries.values()), None)
+        return newest is not None and not (self._seconds and self._clock() - newest[1] >= self._seconds)
+
     def fits(self, stream: str, data: bytes) -> bool:
         """Whether a value is small enough to be kept at all."""
         return not self._max_bytes or retained_size(stream, data) <= self._max_bytes

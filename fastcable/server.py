@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from fastcable import __version__, listeners
@@ -26,6 +26,7 @@ from fastcable.cores import available_cores
 from fastcable.descriptors import HTTP_DESCRIPTORS, connection_limit
 from fastcable.dialects.configured import configured
 from fastcable.heartbeat import Clock, Queue, beat_seconds
+from fastcable.idle import IdleWatch
 from fastcable.listeners import Listening
 from fastcable.retained import Retained
 from fastcable.settings import Settings
@@ -40,6 +41,7 @@ LINGER_SECONDS = 2.0
 DRAIN_STEP = 0.05  # seconds between two groups of closes while draining
 LAST_SECONDS = 1.0  # of a drain, for the answers to the last close frames
 REPORT_SECONDS = 10.0
+LAST_TURNS = 3  # of the loop, in which what a listener accepted before it was closed becomes a connection
 
 
 class Server:
@@ -81,6 +83,9 @@ class Server:
         if self.cable.expiries is not None:
             self._queues.append(self.cable.expiries)
         self._acceptors: list[asyncio.AbstractServer] = []
+        self._idle: IdleWatch | None = None
+        self.watches: list[Callable[[float], None]] = []
+        """Are told the time with each beat of the clock; to be filled before the start."""
         self._clock: Clock | None = None
         self._reporter: asyncio.TimerHandle | None = None
         self._reported = (0, 0)
@@ -98,24 +103,27 @@ class Server:
         """Those that it accepts on."""
         return self.listening.sockets
 
-    async def start(self, listening: Listening | None = None) -> None:
+    async def start(self, listening: Listening | None = None, leave: Callable[[], None] | None = None) -> None:
         """Accept on these sockets, which are others' too; without any open some, and log the one line that says where.
-        Raises `listeners.CannotListen`."""
+        `leave` is called after `exit_when_idle` where the sockets are systemd's. Raises `listeners.CannotListen`."""
         self.owner = listening is None
         try:
             self.listening = listeners.open_listening(self.settings) if listening is None else listening
+            if leave is not None and self.listening.kept and self.settings.exit_when_idle:
+                self._idle = IdleWatch(self.settings.exit_when_idle, self.loop.time(), self.is_busy, leave)
+                self.watches.append(self._idle)
             await self.hub.broker.start()
             await self._accept()
         except BaseException:
             await self.stop()
             raise
-        self._clock = Clock(self.loop, self.heartbeat, self._queues)
+        self._clock = Clock(self.loop, self.heartbeat, self._queues, self.watches)
         self._report()
         if self.owner:
             announce(self.settings, self.listening, self.max_connections)
 
     async def _accept(self) -> None:
-        own = self.settings.broadcast_listen is not None
+        own = bool(self.listening.broadcast)
         cable = Endpoints(self.settings, self.hub, cable=True, broadcast=not own, demo=self.demo)
         await self._listen(self.listening.cable, cable)
         if own:
@@ -123,10 +131,34 @@ class Server:
             await self._listen(self.listening.broadcast, broadcast)
 
     async def _listen(self, sockets: Sequence[socket.socket], endpoints: Endpoints) -> None:
-        protocol = functools.partial(HttpProtocol, self.site, endpoints)
+        protocol = functools.partial(self._create if self._idle else HttpProtocol, self.site, endpoints)
         for sock in sockets:
             create = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
             self._acceptors.append(await create(protocol, sock=sock, backlog=self.settings.backlog))
+
+    def _create(self, site: Site, endpoints: Endpoints) -> HttpProtocol:
+        if self._idle is not None:
+            self._idle.touch(self.loop.time())
+        return HttpProtocol(site, endpoints)
+
+    def is_busy(self) -> bool:
+        """Whether anybody is connected, or may yet come for a last value that is kept here."""
+        retained = self.hub.retained
+        return bool(self.cable.connections or self.requests or (retained is not None and retained.holds_any()))
+
+    async def leave(self) -> bool:
+        """Stop accepting on systemd's sockets; False, and go on, if somebody came in until then. (See `idle`.)"""
+        kept = self.listening.copy()
+        self.close_listeners()
+        for _ in range(LAST_TURNS):
+            await asyncio.sleep(0)
+        busy = self.is_busy()
+        if busy and not self.site.draining:
+            self.listening = kept
+            await self._accept()
+        else:
+            kept.close()
+        return not busy
 
     async def drain(self) -> None:
         """Take nothing new, finish what was accepted, close all clients (1001) evenly over most of `drain_timeout`."""
@@ -217,7 +249,8 @@ def announce(settings: Settings, listening: Listening, connections: int, workers
     """Log the one line that says what listens where."""
     logger.info(
         "fastcable %s listens on %s: WebSockets (at most %d) on %s, broadcasts on %s%s%s",
-        __version__, listening.names(), connections, settings.cable_path, settings.broadcast_listen or "",
+        __version__, listening.names(), connections, settings.cable_path,
+        ",".join(map(listeners.name, listening.broadcast)) if listening.kept else settings.broadcast_listen or "",
         settings.broadcast_path, workers)
 
 

@@ -150,6 +150,9 @@ class Settings:
     keepalive_timeout: float = _option(75.0, Seconds(), "idle HTTP connections are closed after this")
     close_timeout: float = _option(5.0, Seconds(), "time for a client to answer a close frame")
     drain_timeout: float = _option(2.0, Seconds(), "on shutdown clients are closed evenly over this; 0: at once")
+    exit_when_idle: float = _option(
+        0.0, Seconds(), "on sockets of systemd, exit when nobody was connected for this long; 0: never")
+
     max_message_size: int = _option(128 * KIB, Size(), "largest message taken from a client", group="Limits")
     max_broadcast_size: int = _option(MIB, Size(), "largest body of a broadcast")
     max_batch: int = _option(1000, Number(), "messages in one broadcast")

@@ -42,6 +42,7 @@ from fastcable.settings import Settings
 from fastcable.succession import REPLACE, Succession
 from fastcable.switch import Switch
 from fastcable.switch_ports import Port
+from fastcable.systemd import Watchdog, notify, watchdog_seconds
 
 logger = logging.getLogger("fastcable")
 
@@ -57,13 +58,14 @@ GRACE = 5.0
 class Worker:
     """A worker process, as the supervisor knows it."""
 
-    __slots__ = ("began", "deadline", "pid", "port", "ready", "retiring", "slot", "writing")
+    __slots__ = ("began", "deadline", "heard", "pid", "port", "ready", "retiring", "slot", "writing")
 
     def __init__(self, pid: int, slot: Slot, port: Port, began: float) -> None:
         self.pid = pid
         self.slot = slot
         self.port: Port | None = port  # None: its link has ended
         self.began = began
+        self.heard = time.monotonic()  # when it last said something of itself
         self.writing = False  # waits until it can be written to its link
         self.ready = False
         self.retiring = False
@@ -99,6 +101,8 @@ class Supervisor:
         self._switch = Switch(retained, on_control=self._told)
         self._selector = selectors.DefaultSelector()
         self._signals, self._wake_up = socket.socketpair()
+        self._watchdog_seconds = watchdog_seconds()
+        self._watchdog = Watchdog(self._watchdog_seconds or 0.0, lambda: notify("WATCHDOG=1"))
         # State
         self._slots: list[Slot] = []
         self._workers: dict[int, Worker] = {}
@@ -116,6 +120,7 @@ class Supervisor:
         """Open the sockets and start the first worker. Raises `SettingsError` and `CannotListen`."""
         self._connections()
         self._slots.append(Slot(0, [listeners.open_listening(self._settings)]))
+        self._doubt()
         self._add_slots()
         self._catch_signals()
         self._start(self._slots[0])
@@ -130,6 +135,7 @@ class Supervisor:
         # What there is too much of goes to all in turn: a socket that is closed resets who waits there.
         self._slots += [
             Slot(index, listening[index :: self._count]) for index in range(min(self._count, len(listening)))]
+        self._doubt()
         try:
             self._add_slots()
         except listeners.CannotListen as error:
@@ -170,6 +176,10 @@ class Supervisor:
             logger.info("stopped")
         return self._exit_code
 
+    def _doubt(self) -> None:
+        if self._settings.exit_when_idle and self._slots[0].listening[0].kept:
+            logger.warning("exit_when_idle does not apply to a server of several processes")
+
     def _add_slots(self) -> None:
         for index in range(len(self._slots), self._count):
             self._slots.append(Slot(index, [self._slots[0].listening[0].another(self._settings)]))
@@ -204,6 +214,9 @@ class Supervisor:
             os.kill(pid, signal.SIGKILL)
         self._write()
         now = time.monotonic()
+        if self._watchdog_seconds is not None:
+            self._watchdog(now)
+            self._look_after(now - self._watchdog_seconds)
         if self._check is not None and self._check.deadline <= now:
             self._check.give_up()
         for worker in self._workers.values():
@@ -215,11 +228,21 @@ class Supervisor:
             if slot.restart is not None and slot.restart <= now:
                 self._restart(slot)
 
+    def _look_after(self, limit: float) -> None:
+        """systemd's watchdog sees to us, and we see to the workers."""
+        for worker in self._workers.values():
+            if worker.ready and worker.port is not None and worker.heard < limit:
+                logger.error("worker %d gives no sign of life: killing it", worker.pid)
+                self._end_link(worker)
+                os.kill(worker.pid, signal.SIGKILL)
+
     def _patience(self) -> float | None:
         """Seconds until something is to be done."""
         times = [worker.deadline for worker in self._workers.values()] + [slot.restart for slot in self._slots]
         if self._check is not None:
             times.append(self._check.deadline)
+        if self._watchdog_seconds is not None:
+            times.append(time.monotonic() + self._watchdog_seconds / 4)
         return min((max(at - time.monotonic(), 0.0) for at in times if at is not None), default=None)
 
     def _read(self, worker: Worker) -> None:
@@ -269,6 +292,7 @@ class Supervisor:
                 os.kill(worker.pid, signal.SIGKILL)
             return
         logger.info("%s: stopping %s", name, _counted(len(self._workers)))
+        notify("STOPPING=1", f"STATUS=stopping {_counted(len(self._workers))}")
         self._drain()
 
     def _drain(self) -> None:
@@ -340,8 +364,9 @@ class Supervisor:
 
     def _told(self, pid: int, message: Mapping[str, object]) -> None:
         """What a worker says of itself."""
+        worker = self._workers[pid]
+        worker.heard = time.monotonic()
         if message.get("is") == "ready":
-            worker = self._workers[pid]
             worker.ready = True
             if not self._announced:
                 self._announce()
@@ -359,6 +384,7 @@ class Supervisor:
             self._announced = True
             announce(
                 self._settings, self._slots[0].listening[0], self._connections(), f", {_counted(self._count)}")
+            notify("READY=1", f"STATUS={_counted(self._count)}")
 
     def _reap(self) -> None:
         for worker in list(self._workers.values()):
@@ -435,6 +461,7 @@ class Supervisor:
         except OSError as error:
             logger.error("SIGHUP: nothing changed: %s", error.strerror)
         else:
+            notify("RELOADING=1")
             self._selector.register(self._check.output, selectors.EVENT_READ, self._read_check)
 
     def _read_check(self) -> None:
@@ -449,6 +476,7 @@ class Supervisor:
         if problem is None:
             problem = self._become_anew()  # which returns only when it failed
         logger.error("SIGHUP: nothing changed: %s", problem)
+        notify("READY=1")
         if self._again:
             self._reload()
 
@@ -503,6 +531,7 @@ class Supervisor:
         else:
             self._replacing = False
             logger.info("reloaded")
+            notify("READY=1", f"STATUS={_counted(self._count)}")
             if self._again:
                 self._reload()
 
@@ -527,6 +556,7 @@ class Supervisor:
 
     def _stop_replacing(self, why: str) -> None:
         logger.error("reload: %s: the old workers stay", why)
+        notify("READY=1")
         self._step = None
         self._replacing = False
         self._to_replace.clear()

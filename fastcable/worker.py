@@ -33,6 +33,7 @@ from fastcable.link import Link
 from fastcable.listeners import Listening
 from fastcable.server import Server
 from fastcable.settings import Settings, SettingsError
+from fastcable.systemd import Watchdog, watchdog_seconds
 
 logger = logging.getLogger("fastcable")
 
@@ -87,6 +88,8 @@ class _Worker:
         except ConnectionError:
             return 1  # the supervisor has ended meanwhile
         server.join(self._link)
+        if seconds := watchdog_seconds(os.getppid()):
+            server.watches.append(Watchdog(seconds, lambda: self._link.control({"is": "alive"})))
         await server.start(listening)
         self._link.control({"is": "ready"})
         # What lives from here to the end need not be looked at by the garbage collector.

@@ -93,13 +93,16 @@ class LocalServer(Reachable):
 
     async def _start(self) -> None:
         self.server = Server(self.settings, self.loop)
-        await self.server.start()
+        await self._listen()
         if not self._ticking:
             assert self.server._clock is not None
             self.server._clock.stop()
         self.address = self.server.sockets[0].getsockname()
         if isinstance(self.address, tuple):
             self.port = int(self.address[1])
+
+    async def _listen(self) -> None:
+        await self.server.start()
 
     async def _stop(self) -> None:
         self.server.abort()
@@ -188,17 +191,20 @@ class ServerProcess(Reachable):
         serve = [sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", str(port)]
         self._start([*shell, *serve, *arguments], env, r"listens on http://127\.0\.0\.1:(\d+)")
 
-    def _start(self, command: Sequence[str], env: Mapping[str, str] | None, pattern: str) -> None:
-        """Start it, and wait for the line that names its port."""
+    def _start(
+        self, command: Sequence[str], env: Mapping[str, str] | None, pattern: str, descriptors: Sequence[int] = ()
+    ) -> None:
+        """Start it with these descriptors of ours, and wait for the line that matches the pattern, which may name its
+        port."""
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **(env or {})})
+            env={**os.environ, **(env or {})}, pass_fds=descriptors)
         self.log: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
             if found := re.search(pattern, line):
-                self.port = int(found[1])
+                self.port = int(found[1]) if found.re.groups else 0
                 self.line = line
                 break
         else:

@@ -10,14 +10,14 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession"),
+     "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession", "idle"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
     ("token_places", "credentials"),
-    ("configuration", "listeners", "descriptors", "check", "client.endpoint", "client.errors", "client.answer",
+    ("configuration", "systemd", "descriptors", "check", "client.endpoint", "client.errors", "client.answer",
      "client.websocket", "client.listener"),
-    ("client.messages", "client.connection"),
+    ("listeners", "client.messages", "client.connection"),
     ("client.kept",),
     ("client.posting",),
     ("client.publisher", "client.async_publisher"),

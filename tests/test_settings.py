@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_manual() -> None:
         "jwt_cookie": None,
         "ping_interval": 30, "actioncable_ping_interval": 3,
         "idle_timeout": 60, "write_timeout": 10, "handshake_timeout": 10,
-        "keepalive_timeout": 75, "close_timeout": 5, "drain_timeout": 2,
+        "keepalive_timeout": 75, "close_timeout": 5, "drain_timeout": 2, "exit_when_idle": 0,
         "max_message_size": 131_072, "max_broadcast_size": 1_048_576, "max_batch": 1000,
         "max_header_bytes": 16_384, "max_headers": 100, "max_fragments": 4096, "max_errors": 32,
         "max_connections": None, "max_subscriptions": 1024, "max_identifier_size": 4096,
