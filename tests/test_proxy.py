@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE, PING, PONG, TEXT, Client, LocalServer, post
+from tests.harness import PING, PONG, TEXT, Client, LocalServer, post
+from tests.nginx import free_port, nginx
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -21,35 +20,13 @@ def behind_nginx(serve: Callable[..., LocalServer], tmp_path: Path) -> Iterator[
     server = serve(ticking=False)
     blocks = re.findall(r"```nginx\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) == 1
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = tmp_path / "nginx.conf"
-    config.write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log stderr notice; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {tmp_path}; proxy_temp_path {tmp_path};"
-        f" fastcgi_temp_path {tmp_path}; uwsgi_temp_path {tmp_path}; scgi_temp_path {tmp_path};\n"
-        f"server {{ listen 127.0.0.1:{port};\n{blocks[0].replace(':3000', f':{server.port}')}"
-        # What nobody should do: publishing must not be open to the world even then.
-        f"location /mistake/ {{ proxy_pass http://127.0.0.1:{server.port}/;"
-        " proxy_set_header X-Forwarded-For $remote_addr; } } }\n"
-    )
-    with subprocess.Popen(
-        ["/usr/sbin/nginx", "-p", str(tmp_path), "-c", str(config)], stderr=subprocess.PIPE, text=True
-    ) as nginx:
-        assert nginx.stderr is not None
-        seen = []
-        for line in nginx.stderr:
-            seen.append(line)
-            if "start worker process" in line:
-                break
-        else:
-            pytest.fail(f"nginx did not start: {''.join(seen)}")
-        try:
-            yield server, port
-        finally:
-            nginx.terminate()
-            nginx.communicate(timeout=PATIENCE)
+    port = free_port()
+    location = blocks[0].replace(":3000", f":{server.port}")
+    # What nobody should do: publishing must not be open to the world even then.
+    mistake = (f"location /mistake/ {{ proxy_pass http://127.0.0.1:{server.port}/;"
+               " proxy_set_header X-Forwarded-For $remote_addr; }")
+    with nginx(f"server {{ listen 127.0.0.1:{port};\n{location}{mistake} }}", tmp_path):
+        yield server, port
 
 
 def test_messages_pings_and_the_close_pass(behind_nginx: tuple[LocalServer, int]) -> None:
