@@ -9,7 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fastcable import __version__, listeners
 from fastcable._connection import Cable
@@ -21,7 +21,6 @@ from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
 from fastcable.brokers.configured import broker
-from fastcable.brokers.workers import WorkersBroker
 from fastcable.cores import available_cores
 from fastcable.descriptors import HTTP_DESCRIPTORS, connection_limit
 from fastcable.dialects.configured import configured
@@ -33,7 +32,6 @@ from fastcable.settings import Settings
 
 if TYPE_CHECKING:
     from fastcable.link import Link
-    from fastcable.sources.joined import Joined
 
 logger = logging.getLogger("fastcable")
 
@@ -92,11 +90,7 @@ class Server:
 
     def join(self, link: Link) -> None:
         """From now on be one of several workers."""
-        if self.settings.source:  # they go on
-            joined = cast("Joined", self.hub.broker)
-            joined.inner = WorkersBroker(joined.hub, link)
-        else:
-            self.hub.broker = WorkersBroker(self.hub, link)
+        self.hub.broker = self.hub.broker.join(link)
 
     @property
     def sockets(self) -> list[socket.socket]:

@@ -28,9 +28,10 @@ LAYERS = (
     ("_outbox",),
     ("dialects",),
     ("dialects.refusal",),
-    ("brokers", "brokers.memory", "brokers.message", "dialects._simple", "dialects._actioncable", "_connection"),
+    ("brokers", "brokers.message", "dialects._simple", "dialects._actioncable", "_connection"),
     ("admission", "dialects.configured", "switch", "link"),
     ("switch_ports", "brokers.workers"),
+    ("brokers.memory",),
     # a broker beside them, from the connection up
     ("brokers.redis_channels", "brokers.redis_endpoint", "brokers.redis_health"),
     ("brokers.redis_connection",),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from asyncio import Future
 
+    from fastcable.link import Link
+
     Handover = Future[int]
     """Done when a message is on its way, in its place in the order: how many subscribers its stream has in the server's
     other workers. Fails with `HandoverError`."""
@@ -46,6 +48,10 @@ class Broker(Protocol):
 
     def count(self, stream: str) -> Handover | None:
         """How many subscribers a stream has in the server's other workers."""
+        ...
+
+    def join(self, link: Link) -> Broker:
+        """The broker of a server that becomes one of several workers, whom `link` goes to: this one or another."""
         ...
 
     async def start(self) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastcable._hub import Hub
+from fastcable.brokers.workers import WorkersBroker
+
+if TYPE_CHECKING:
+    from fastcable.link import Link
 
 
 class MemoryBroker:
@@ -27,6 +33,9 @@ class MemoryBroker:
 
     def count(self, stream: str) -> None:
         pass
+
+    def join(self, link: Link) -> WorkersBroker:
+        return WorkersBroker(self._hub, link)
 
     async def start(self) -> None:
         pass

@@ -61,6 +61,10 @@ class RedisBroker:
         self.subscribe = self._subscriptions.subscribe
         self.unsubscribe = self._subscriptions.unsubscribe
 
+    def join(self, link: Counting) -> RedisBroker:
+        self._link = link
+        return self
+
     @property
     def problem(self) -> str | None:
         return self._health.problem

@@ -39,6 +39,9 @@ class WorkersBroker:
     def count(self, stream: str) -> Handover:
         return self._link.count(stream)
 
+    def join(self, link: Link) -> WorkersBroker:
+        return WorkersBroker(self._hub, link)
+
     async def start(self) -> None:
         pass
 

@@ -17,6 +17,7 @@ from fastcable.sources.poller import Poller
 if TYPE_CHECKING:
     from fastcable._hub import Hub
     from fastcable.brokers import Broker, Handover
+    from fastcable.link import Link
 
 MISSED, INNER = 1, 2  # and 4, 8, … are the sources
 
@@ -40,6 +41,10 @@ class Joined:
             for number, url in enumerate(settings.source, 1)
         }
         self._all = INNER | sum(self._sources.values())
+
+    def join(self, link: Link) -> Joined:
+        self.inner = self.inner.join(link)
+        return self
 
     @property
     def problem(self) -> str | None:
