@@ -55,7 +55,9 @@ def retained_frame(name: bytes, data: bytes, age: float) -> bytes:
 
 
 def retained_in(data: bytes, at: int, stop: int, size: int) -> tuple[str, bytes, float]:
-    """The stream, value and age in the body of RETAINED at data[at:stop]."""
+    """The stream, value and age in the body of RETAINED at data[at:stop]; ValueError where it has no room for them."""
+    if at + AGE.size + size > stop:
+        raise ValueError("RETAINED ends inside its name")
     (age,) = AGE.unpack_from(data, at)
     at += AGE.size
     return data[at : at + size].decode(), data[at + size : stop], age

@@ -53,7 +53,7 @@ class LoopPorts:
     None when it closed its socket."""
 
     def __init__(
-        self, switch: Switch, loop: asyncio.AbstractEventLoop, on_end: Callable[[int, str | None], None]
+        self, switch: Switch, loop: asyncio.AbstractEventLoop, on_end: Callable[[int, str | None], object]
     ) -> None:
         self._switch = switch
         self._loop = loop
