@@ -227,11 +227,11 @@ class Subscriptions:
         pass
 
     def message(self, push: tuple[Reply, ...]) -> None:
-        _, *pattern, channel, payload = push
+        channel, payload = push[-2:] if len(push) > 2 else (None, None)
         if type(channel) is not bytes or type(payload) is not bytes:
             raise Unusable("Redis sent a message that is none")
         try:
-            if pattern:
+            if len(push) > 3:
                 self.pattern_handler(channel, payload)
             elif (subscription := self._heard.get(channel)) is not None:
                 if subscription.live:
