@@ -18,6 +18,7 @@ from fastcable.sources import START_ROWS, postgresql
 from fastcable.sources.joined import open_reader
 from fastcable.sources.poller import Poller
 from fastcable.sources.postgresql import PostgresqlReader
+from tests.harness import Serve, message
 from tests.postgresql import Cluster
 from tests.solid_cable import INDEXES, INSERT, POSTGRESQL_SCHEMA, TOGETHER, start_writer, values
 from tests.sources import Recorder, polling, problem
@@ -240,6 +241,29 @@ def test_there_may_be_many_streams(cluster: Cluster) -> None:
         await recorder.expect(*(("message", stream, b'"%s"' % stream.encode()) for stream in streams))
 
     run(test, cluster, *streams)
+
+
+def test_clients_of_a_server_get_what_is_written(cluster: Cluster, serve: Serve) -> None:
+    async def write(*messages: object) -> None:
+        async with connected(cluster) as application:
+            if not messages:
+                await application.create()
+            await application.write("chat", *messages)
+
+    asyncio.run(write())
+    server = serve(source=(f"solid_cable+{cluster.url}",), source_interval=0.02)
+    with server.connect("chat") as client:
+        asyncio.run(write(1, 2))
+        client.expect(message("chat", 1), message("chat", 2))
+
+
+def test_a_url_that_is_no_good_is_a_problem_like_others() -> None:
+    async def test() -> None:
+        async with polling(PostgresqlReader("postgresql://localhost:port/app")) as (_, poller):
+            await problem(poller, "source test: ")
+            assert "not foreseen" not in str(poller.problem)
+
+    asyncio.run(test())
 
 
 def test_both_kinds_of_url_are_understood(cluster: Cluster) -> None:

@@ -38,8 +38,12 @@ logger = logging.getLogger("fastcable")
 MOST_HASHES = 1000
 """With more streams than these the rows of all channels are looked at."""
 
-PORTION_ROWS = 500
+PORTION_ROWS = 128
 PORTION_BYTES = 2**20
+PORTION_SECONDS = 0.002
+"""What came since the last look comes at once: it is spread a little, and portions are well below what may wait for one
+client by default (`max_pending_messages`)."""
+
 RESUME_SECONDS = 60.0
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 CONGESTED_SECONDS = 0.01
@@ -141,9 +145,10 @@ class Poller:
                 self._works()
             except SourceError as error:
                 await self._fails(str(error))
-            except Exception:  # not foreseen; whatever it is, this must not be the end
-                logger.exception("source %s", self.name)
-                await self._fails("failed in a way that was not foreseen")
+            except Exception as error:  # not foreseen; whatever it is, this must not be the end
+                if not self._failed:
+                    logger.exception("source %s", self.name)
+                await self._fails(f"failed in a way that was not foreseen: {type(error).__name__}")
             if self._open:
                 delay = FIRST_RETRY
                 await self._pause()
@@ -201,6 +206,8 @@ class Poller:
             for _, channel, payload in found:
                 self._hand_on(channel, payload.strip(b" \t\r\n"))
             del self._rows[: len(portion)]
+            if self._rows:
+                await asyncio.sleep(PORTION_SECONDS)
             while self._hub.congested:  # noqa: ASYNC110 (it does not tell of its end)
                 await asyncio.sleep(CONGESTED_SECONDS)
 

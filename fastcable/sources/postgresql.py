@@ -45,7 +45,7 @@ class PostgresqlReader:
             self._connection = await asyncpg.connect(
                 self._url, timeout=CONNECT_SECONDS, command_timeout=ANSWER_SECONDS,
                 server_settings={"application_name": "fastcable"})
-        except _FAILURES as error:
+        except (*_FAILURES, ValueError) as error:  # ValueError: of what the URL says
             raise SourceError(_line(error)) from error
         await self._fetch(CHECK)
 
