@@ -18,6 +18,7 @@ from fastcable.sources import poller as poller_module
 from fastcable.sources.poller import CONGESTED_SECONDS, MOST_HASHES, PORTION_ROWS, Poller
 from fastcable.sources.solid_cable import channel_hash
 from fastcable.sources.sqlite import SqliteReader
+from tests.harness import PATIENCE
 from tests.solid_cable import SqliteTable, start_writer
 from tests.sources import Recorder, polling, problem
 
@@ -164,6 +165,26 @@ def test_a_message_over_the_limit_is_told_as_a_gap(
 
     run(test, path, "chat", max_size=10)
     assert "source test: a message of chat (11 bytes) is over max_broadcast_size (10)" in caplog.messages
+
+
+def test_a_row_that_is_deleted_before_it_is_read_is_told_as_a_gap(
+    path: Path, table: SqliteTable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SqliteReader.read
+
+    async def delete_first(self: SqliteReader, ids: list[int]) -> list[tuple[int, bytes, bytes]]:
+        table.execute("DELETE FROM solid_cable_messages WHERE payload = cast('1' AS blob)")
+        return await read(self, ids)
+
+    async def test(recorder: Recorder, poller: Poller) -> None:
+        monkeypatch.setattr(SqliteReader, "read", delete_first)
+        table.execute("BEGIN")
+        table.write("chat", 1, 2)
+        table.execute("COMMIT")
+        await recorder.expect(("lost", "chat"), ("message", "chat", b"2"))
+
+    run(test, path, "chat")
+    assert "source test: a message of chat (1 bytes) was deleted before it was read" in caplog.messages
 
 
 def test_columns_of_text_are_read_too(path: Path, table: SqliteTable) -> None:
@@ -469,6 +490,33 @@ def test_without_subscribers_nothing_is_asked(
         assert looks == before
 
     run(test, path, interval=0.01)
+
+
+def test_after_a_while_without_subscribers_the_file_is_closed(
+    path: Path, table: SqliteTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller_module, "IDLE_SECONDS", 0.01)
+    closed = asyncio.Event()
+    close = SqliteReader.close
+
+    async def tell(self: SqliteReader) -> None:
+        await close(self)
+        closed.set()
+
+    monkeypatch.setattr(SqliteReader, "close", tell)
+
+    async def test(recorder: Recorder, poller: Poller) -> None:
+        for number in range(3):
+            await asyncio.wait_for(closed.wait(), PATIENCE)
+            poller.subscribe("chat")
+            await recorder.expect(("confirmed", "chat"))
+            table.write("chat", number)
+            await recorder.expect(("message", "chat", b"%d" % number))
+            poller.unsubscribe("chat")
+            closed.clear()
+        assert poller.problem is None
+
+    run(test, path)
 
 
 def test_a_hub_with_too_much_to_send_is_waited_for(path: Path, table: SqliteTable) -> None:

@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-While a process has no subscribers, nothing is asked. Else the table is looked into every `interval` seconds, and at
-once when a stream was subscribed to. A look tells the ids of the rows of all streams; `Window` says which are new; and
-these are read in portions, by id, so that the messages of one writer arrive in its order, and the memory that a flood
-takes is bounded.
+While a process has no subscribers, nothing is asked, and after IDLE_SECONDS the connection is let go. Else the table is
+looked into every `interval` seconds, and at once when a stream was subscribed to. A look tells the ids of the rows of
+all streams; `Window` says which are new; and these are read in portions, by id, so that the messages of one writer
+arrive in its order, and the memory that a flood takes is bounded.
 
 A stream is *fresh* until a look that began after it was subscribed to is over: rows which that look found are from
 before, and those that it did not find will be new in a later one. Then the stream is live, and confirmed.
@@ -45,6 +45,7 @@ PORTION_SECONDS = 0.002
 client by default (`max_pending_messages`)."""
 
 RESUME_SECONDS = 60.0
+IDLE_SECONDS = 60.0
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 CONGESTED_SECONDS = 0.01
 
@@ -160,7 +161,12 @@ class Poller:
         """Until it is time to look again."""
         if not self._streams:
             self._window, self._rows = Window(), []  # what is written while nobody listens will be no news
-            await self._wanted.wait()
+            try:
+                await asyncio.wait_for(self._wanted.wait(), IDLE_SECONDS)
+            except TimeoutError:
+                self._open = False  # a connection that says nothing for long may be cut off without a word
+                await self._reader.close()
+                await self._wanted.wait()
         elif not self._window.behind:
             await asyncio.sleep(self._interval / 10)  # many subscribe at once, and one look is enough for them
             with contextlib.suppress(TimeoutError):
@@ -177,7 +183,7 @@ class Poller:
         look = await self._reader.look(hashes, self._window.floor)
         if self._window.other(look):
             logger.warning("source %s: the table was emptied or made anew", self.name)
-            missed = self._missed
+            missed = self._missed or bool(self._rows)
             self._begin_anew()
             if look.high:  # for a moment, or for years: nobody knows which of these rows are news
                 look = await self._reader.look(hashes, None)
@@ -199,7 +205,7 @@ class Poller:
     async def _deliver(self) -> None:
         while self._rows:
             portion = self._portion()
-            wanted = [row.id for row in portion if not self._max_size or row.size <= self._max_size]
+            wanted = [row.id for row in portion if not self._too_large(row)]
             found = await self._reader.read(wanted) if wanted else []
             if len(found) < len(portion):
                 self._leave_out({row.id: row for row in portion}, {found_id for found_id, _, _ in found})
@@ -210,6 +216,9 @@ class Poller:
                 await asyncio.sleep(PORTION_SECONDS)
             while self._hub.congested:  # noqa: ASYNC110 (it does not tell of its end)
                 await asyncio.sleep(CONGESTED_SECONDS)
+
+    def _too_large(self, row: Row) -> bool:
+        return 0 < self._max_size < row.size
 
     def _portion(self) -> list[Row]:
         size = 0
@@ -235,10 +244,11 @@ class Poller:
     def _leave_out(self, portion: dict[int, Row], found: set[int]) -> None:
         """Tell of rows that are too large, or were deleted before they could be read."""
         for row in (row for row_id, row in portion.items() if row_id not in found):
-            why = f"over max_broadcast_size ({self._max_size})" if self._max_size < row.size else "deleted already"
+            large = self._too_large(row)
+            why = f"is over max_broadcast_size ({self._max_size})" if large else "was deleted before it was read"
             for stream in [each for each in self._streams.values() if each.live and each.hash == row.channel_hash]:
                 self._refused.log(
-                    logging.WARNING, "source %s: a message of %s (%d bytes) is %s",
+                    logging.WARNING, "source %s: a message of %s (%d bytes) %s",
                     self.name, escape(stream.name), row.size, why)
                 self._hub.lost(stream.name)
 
