@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.activation import handed_over, variables
-from tests.harness import CLOSE, PATIENCE, UPGRADE, Client, LocalServer, Reachable, Serve, ServerProcess, Spawn
+from tests.harness import CLOSE, PATIENCE, UPGRADE, Client, LocalServer, Reachable, Serve, ServerProcess, Spawn, until
 from tests.nginx import free_port, nginx
 
 DEPLOY = Path(__file__).parent.parent / "examples" / "deploy"
@@ -70,34 +70,39 @@ def system_calls(directory: Path, names: list[str]) -> set[str]:
     return found
 
 
-def test_the_service_may_call_what_the_server_calls(units: Path) -> None:
-    """strace's list of a whole life, from the start on a socket of systemd's to a drain, against SystemCallFilter."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_service_may_call_what_the_server_calls(units: Path, workers: int) -> None:
+    """strace's list of a whole life, from the start on a socket of systemd's through a reload to a drain, against
+    SystemCallFilter."""
     allowed: set[str] = set()
     for value in re.findall(r"^SystemCallFilter=(.*)$", (DEPLOY / UNITS[0]).read_text(), re.MULTILINE):
-        calls = system_calls(units, value.removeprefix("~").split())
-        allowed = allowed - calls if value.startswith("~") else allowed | calls
-    with Traced(units / "calls") as server:
-        with server.connect("s") as client, Client(server.port) as other:
-            assert server.post({"stream": "s", "data": 1}) == (200, {"subscribers": 1})
-            client.expect({"type": "message", "stream": "s", "data": 1})
-            other.send(b"GET / HTTP/1.1\r\n\r\n")
-            other.read_until(b"\r\n\r\n")
-            server.process.send_signal(signal.SIGTERM)
-            client.read_close()
-            client.send_frame(CLOSE)
-        assert server.wait() == 0
-    lines = (units / "calls").read_text().splitlines()
-    begin = max(index for index, line in enumerate(lines) if " execve(" in line)  # what hands over is no part of it
-    called = {found[1] for line in lines[begin:] if (found := re.match(r"\d+ +(\w+)\(", line))}
-    assert {"accept4", "epoll_pwait"} & called or {"accept4", "epoll_wait"} <= called
-    assert sorted(called - allowed) == []
+        named = system_calls(units, value.removeprefix("~").split())
+        allowed = allowed - named if value.startswith("~") else allowed | named
+    with Traced(units / "calls", workers) as server:
+        for _ in range(2):
+            with server.connect("s") as client, Client(server.port) as other:
+                assert server.post({"stream": "s", "data": 1})[0] == 200
+                client.expect({"type": "message", "stream": "s", "data": 1})
+                other.send(b"GET / HTTP/1.1\r\n\r\n")
+                other.read_until(b"\r\n\r\n")
+            if "reloaded" not in "".join(server.log):
+                server.process.send_signal(signal.SIGHUP)
+                until(lambda: "reloaded" in "".join(server.log))
+        with server.connect("s"):
+            assert server.stop() == 0
+    calls = re.findall(r"^\d+ +(\w+)\(", (units / "calls").read_text(), re.MULTILINE)
+    server_calls = calls[calls.index("execve", 1):]  # what hands over is no part of it
+    assert {"accept4", "execve", "memfd_create"} < set(server_calls)
+    assert sorted(set(server_calls) - allowed) == []
 
 
 class Traced(ServerProcess):
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, workers: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as kept:
+            arguments = (
+                "--workers", str(workers), "--ping-interval", "0", "--reload-drain", "0", "--drain-timeout", "0")
             # -D: the process is the server, not strace.
-            command = ["strace", "-D", "-f", "-qq", "-o", str(log), *handed_over([kept], "--ping-interval", "0")]
+            command = ["strace", "-D", "-f", "-qq", "-o", str(log), *handed_over([kept], *arguments)]
             self._start(command, variables([kept], None), r"listens on http://127\.0\.0\.1:(\d+)", [kept.fileno()])
 
 
