@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import marshal
+import pickle
 
 import orjson
 import pytest
@@ -91,6 +93,8 @@ def test_other_writers_messages_are_understood(text: bytes, message: Message) ->
     pytest.param(b'{"v":1,"data":NaN}', "not JSON", id="NaN"),
     pytest.param(b'{"v":1,"data":"\\ud800"}', "not JSON", id="lone surrogate"),
     pytest.param(b'{"v":1,"data":%b}' % (b"[" * 1025 + b"]" * 1025), "not JSON", id="too deep"),
+    pytest.param(pickle.dumps({"v": 1, "data": 1}), "not JSON", id="A20-pickle"),
+    pytest.param(marshal.dumps({"v": 1, "data": 1}), "not JSON", id="A20-marshal"),
     pytest.param(b"[]", "must be an object", id="array"),
     pytest.param(b'"{}"', "must be an object", id="string"),
     pytest.param(b"{}", "no data", id="empty object"),
