@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import pytest
 from fastcable.settings import Settings
 from fastcable.sources import poller as poller_module
 from fastcable.sources.joined import Joined
-from tests.harness import CABLE_UPGRADE, TEXT, Client, Serve, Spawn, message, subscribed
+from tests.harness import CABLE_UPGRADE, CLOSE, TEXT, Client, Serve, Spawn, message, subscribed
 from tests.solid_cable import SqliteTable
 
 
@@ -109,6 +110,27 @@ def test_workers_each_read_for_their_own_clients(spawn: Spawn, path: Path, table
         assert server.post({"stream": "chat", "data": "posted"})[0] == 200
         for client in clients:
             client.expect(message("chat", "posted"))
+    assert server.stop() == 0
+
+
+def test_a_reload_neither_loses_nor_repeats_a_row(spawn: Spawn, path: Path, table: SqliteTable) -> None:
+    server = spawn("--source", f"solid_cable://{path}", "--source-interval", "0.02", "--reload-drain", "1",
+                   "--ping-interval", "0")
+    with server.connect("chat") as client:
+        table.write("chat", 1)
+        client.expect(message("chat", 1))
+        server.process.send_signal(signal.SIGHUP)
+        number = 1
+        ended = False
+        while not ended:
+            number += 1
+            table.write("chat", number)
+            opcode, payload = client.read_frame()
+            ended = opcode == CLOSE
+            assert ended or json.loads(payload) == message("chat", number)
+        with server.connect("chat") as successor:
+            table.write("chat", "next")
+            successor.expect(message("chat", "next"))
     assert server.stop() == 0
 
 

@@ -128,7 +128,7 @@ def test_a_server_that_restarts_is_read_on_where_it_was(cluster: Cluster, caplog
     async def test(recorder: Recorder, poller: Poller, application: Application) -> None:
         for number in (signal.SIGINT, signal.SIGQUIT):
             cluster.stop(number)
-            await problem(poller, "source test: ")
+            await problem(poller, "source test: no such file or directory")  # its Unix socket
             poller.subscribe("news")
             cluster.start()
             async with connected(cluster) as application:

@@ -81,4 +81,6 @@ def _bytes(value: bytes | str) -> bytes:
 def _line(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     return str(error).partition("\n")[0] or type(error).__name__
