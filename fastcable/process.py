@@ -13,6 +13,7 @@ import uvloop
 from fastcable.server import Server
 from fastcable.settings import Settings
 from fastcable.systemd import Watchdog, notify, watchdog_seconds
+from fastcable.terminal import Meaning, Terminal
 
 if TYPE_CHECKING:
     from fastcable.reload import Reload
@@ -39,6 +40,7 @@ class _Process:
         self._server = server
         self._stopping: asyncio.Queue[str] = asyncio.Queue()
         self._draining = False
+        self._terminal = Terminal()
         self._reloading: Reload | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._status: asyncio.TimerHandle
@@ -106,10 +108,13 @@ class _Process:
 
     def _reload(self) -> None:
         """SIGHUP came."""
-        if self._is_stopping():
+        meaning = self._terminal.sighup()
+        if meaning is Meaning.STOP:
+            self._stopping.put_nowait("terminal closed")
+        if meaning is not Meaning.RELOAD or self._is_stopping():
             return
         if self._reloading is None:
             from fastcable.reload import Reload
 
-            self._reloading = Reload(self._server, self._is_stopping)
+            self._reloading = Reload(self._server, self._is_stopping, nohup=self._terminal.nohup)
         self._reloading.request()

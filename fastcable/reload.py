@@ -45,12 +45,14 @@ GRACE = 5.0
 
 
 class Reload:
-    """`stopping` tells whether the server has been told to stop, so that there is to be no successor."""
+    """`stopping` tells whether the server has been told to stop, so that there is to be no successor; `nohup` whether
+    it was started so that it ignores SIGHUP."""
 
-    def __init__(self, server: Server, stopping: Callable[[], bool]) -> None:
+    def __init__(self, server: Server, stopping: Callable[[], bool], *, nohup: bool) -> None:
         self._server = server
         self._loop = server.loop
         self._stopping = stopping
+        self._nohup = nohup
         # State
         self._task: asyncio.Task[None] | None = None
         self._again = False
@@ -234,7 +236,7 @@ class Reload:
                 "retiring": False})
         state = succession.write(description, switch.export())
         try:
-            succession.become(succession.ADOPT, state, descriptors)
+            succession.become(succession.ADOPT, state, descriptors, nohup=self._nohup)
         finally:
             os.close(state)
 

@@ -8,6 +8,7 @@ it is no fresh start it learns from an environment variable: its role, and the d
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,10 +68,17 @@ def write(description: Mapping[str, object], pieces: Iterable[bytes] = ()) -> in
     return descriptor
 
 
-def become(role: str, state: int, descriptors: Sequence[int]) -> None:
-    """Run the command line anew in this process, with these descriptors. Returns only by raising OSError."""
+def become(role: str, state: int, descriptors: Sequence[int], *, nohup: bool) -> None:
+    """Run the command line anew in this process, with these descriptors, and with SIGHUP as it was at our own start.
+    Returns only by raising OSError."""
+    handler = signal.getsignal(signal.SIGHUP)
     with inherited([state, *descriptors]):
-        os.execve(sys.executable, command(), environment(role, state))
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            os.execve(sys.executable, command(), environment(role, state))
+        finally:
+            signal.signal(signal.SIGHUP, handler)
 
 
 def spawn(role: str, state: int | None = None, descriptors: Sequence[int] = (), output: int | None = None) -> int:

@@ -32,6 +32,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 from fastcable import __version__, listeners, succession
 from fastcable.check import Check
@@ -43,6 +44,7 @@ from fastcable.succession import REPLACE, Succession
 from fastcable.switch import Switch
 from fastcable.switch_ports import Port
 from fastcable.systemd import Watchdog, notify, watchdog_seconds
+from fastcable.terminal import Meaning, Terminal
 
 logger = logging.getLogger("fastcable")
 
@@ -101,6 +103,7 @@ class Supervisor:
         self._switch = Switch(retained, on_control=self._told)
         self._selector = selectors.DefaultSelector()
         self._signals, self._wake_up = socket.socketpair()
+        self._terminal = Terminal()
         self._watchdog_seconds = watchdog_seconds()
         self._watchdog = Watchdog(self._watchdog_seconds or 0.0, lambda: notify("WATCHDOG=1"))
         # State
@@ -143,7 +146,7 @@ class Supervisor:
             logger.error("only %s: %s", _counted(self._count), error)
         self._catch_signals()
         for each in description["workers"]:
-            self._adopt_worker(**each)
+            self._adopt_worker(each)
         if succession.role == REPLACE:
             logger.info("fastcable %s replaces %s by %d", __version__, _counted(len(self._workers)), self._count)
             self._to_replace += self._slots
@@ -152,18 +155,17 @@ class Supervisor:
         self._reap()
         self._replace_next()
 
-    def _adopt_worker(self, pid: int, link: int, index: int, began: float, ready: bool, retiring: bool) -> None:
+    def _adopt_worker(self, facts: Mapping[str, Any]) -> None:
+        pid, index = facts["pid"], facts["index"]
         slot = self._slots[index] if index < len(self._slots) else Slot(index, [])
-        port = Port(self._switch, pid, socket.socket(fileno=link))
-        worker = self._workers[pid] = Worker(pid, slot, port, began)
-        worker.ready = ready
+        port = Port(self._switch, pid, _inherited(facts["link"]))
+        worker = self._workers[pid] = Worker(pid, slot, port, facts["began"])
+        worker.ready = facts["ready"]
         self._selector.register(port.sock, selectors.EVENT_READ, worker)
-        if retiring:
+        if facts["retiring"] or index >= len(self._slots):
             self._surplus.append(worker)
-        elif index < len(self._slots):
-            slot.worker = worker
         else:
-            self._surplus.append(worker)
+            slot.worker = worker
 
     def run(self) -> int:
         """Until all workers have ended; returns the exit code."""
@@ -280,7 +282,7 @@ class Supervisor:
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGHUP:
-                self._reload()
+                self._hang_up()
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._stop(signal.Signals(number).name)
 
@@ -449,6 +451,14 @@ class Supervisor:
 
     # Reload
 
+    def _hang_up(self) -> None:
+        """SIGHUP came."""
+        meaning = self._terminal.sighup()
+        if meaning is Meaning.STOP:
+            self._stop("terminal closed")
+        elif meaning is Meaning.RELOAD:
+            self._reload()
+
     def _reload(self) -> None:
         if self._draining:
             return
@@ -504,7 +514,7 @@ class Supervisor:
             try:
                 descriptors = [sock.fileno() for each in listening for sock in each.sockets]
                 descriptors += [worker.port.sock.fileno() for worker in workers if worker.port is not None]
-                succession.become(REPLACE, state, descriptors)
+                succession.become(REPLACE, state, descriptors, nohup=self._terminal.nohup)
             finally:
                 os.close(state)
         except OSError as error:
@@ -562,6 +572,12 @@ class Supervisor:
         self._to_replace.clear()
         if self._again:
             self._reload()
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
 
 
 def _counted(workers: int) -> str:

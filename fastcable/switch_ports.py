@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastcable.switch import Switch
+
+if TYPE_CHECKING:
+    import asyncio
 
 READ_SIZE = 256 << 10
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession", "idle"),
+     "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
