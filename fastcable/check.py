@@ -78,6 +78,6 @@ class Check:
         except (ValueError, KeyError, TypeError):
             return "the check did not say what it found"
         if changed:
-            return f"{' and '.join(changed)}: needs a restart to change"
+            return f"{' and '.join(changed)}: changing {'it' if len(changed) == 1 else 'them'} needs a restart"
         return None
 

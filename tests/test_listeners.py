@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from fastcable import listeners
-from fastcable.listeners import CannotListen, InUse
+from fastcable.listeners import CannotListen, InUse, Listening, together
 from fastcable.settings import Settings
 from tests.harness import PATIENCE, Client, LocalServer, Serve, post
 
@@ -311,3 +312,71 @@ def test_a_live_server_whose_backlog_is_full_keeps_its_unix_socket(tmp_path: Pat
         waiting.connect(path)
         with pytest.raises(InUse, match="already in use"):
             listeners.open_sockets(Settings(uds=path))
+
+
+# Several processes
+
+
+def accepted(listening: Listening) -> int:
+    """How many connections wait there; they are closed."""
+    count = 0
+    for sock in listening.sockets:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.accept()[0].close()
+                count += 1
+    return count
+
+
+@pytest.fixture
+def shared() -> Iterator[tuple[Listening, Listening, Settings]]:
+    settings = Settings(host=("127.0.0.1",), port=0)
+    with closing(listeners.open_listening(settings)) as one, closing(one.another(settings)) as two:
+        yield one, two, settings
+
+
+def connect(listening: Listening, count: int) -> None:
+    for _ in range(count):
+        socket.create_connection(listening.sockets[0].getsockname()).close()
+
+
+def test_connections_are_divided_among_sockets_of_one_address(shared: tuple[Listening, Listening, Settings]) -> None:
+    one, two, _ = shared
+    assert one.names() == two.names()
+    connect(one, 60)
+    counts = [accepted(one), accepted(two)]
+    assert sum(counts) == 60
+    assert min(counts) > 0
+
+
+def test_what_is_suspended_gets_no_connections_until_it_is_resumed(
+    shared: tuple[Listening, Listening, Settings]
+) -> None:
+    one, two, settings = shared
+    two.suspend()
+    assert two.sockets == []
+    connect(one, 20)
+    assert accepted(one) == 20
+    two.resume(settings)
+    assert one.names() == two.names()
+    connect(one, 60)
+    assert accepted(two) > 0
+
+
+def test_a_unix_socket_is_shared_and_never_suspended(path: str) -> None:
+    settings = Settings(uds=path)
+    with closing(listeners.open_listening(settings)) as one, closing(one.another(settings)) as two:
+        two.suspend()
+        assert one.names() == two.names() == f"unix:{path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            assert accepted(two) == 1
+
+
+def test_sockets_of_several_can_be_one_process_s(shared: tuple[Listening, Listening, Settings]) -> None:
+    one, two, _ = shared
+    joined = together([one, two])
+    assert joined.names() == one.names()
+    connect(one, 20)
+    assert accepted(joined) == 20

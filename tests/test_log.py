@@ -37,6 +37,14 @@ def logged(form: str, *args: object, **kwargs: object) -> str:
     return stream.getvalue()
 
 
+def test_lines_of_a_worker_name_it() -> None:
+    for form, part in (("text", " [worker 42] hello\n"), ("json", '"message":"hello","worker":42}\n')):
+        stream = io.StringIO()
+        configure("info", form, stream, worker=42)
+        log.warning("hello")
+        assert stream.getvalue().endswith(part)
+
+
 def test_text_line_has_utc_time_level_message_and_fields() -> None:
     line = logged("text", "refused %s", "x", extra={"peer": "127.0.0.1", "status": 503})
     assert re.fullmatch(

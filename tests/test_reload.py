@@ -208,7 +208,7 @@ def test_a_changed_configuration_takes_effect(spawn: Spawn, config: Path, worker
 @pytest.mark.parametrize(("text", "problem"), [
     ("prot = 1\n", "prot: unknown option (did you mean port?)"),
     ('auth = "jwt"\njwt_public_key = "/no/such.pem"\n', "jwt_public_key: /no/such.pem: No such file or directory"),
-    ('broadcast_listen = "127.0.0.1:0"\n', "broadcast_listen: needs a restart to change"),
+    ('broadcast_listen = "127.0.0.1:0"\n', "broadcast_listen: changing it needs a restart"),
 ], ids=["unknown", "unreadable", "fixed"])
 def test_with_a_bad_configuration_nothing_changes(
     spawn: Spawn, config: Path, workers: str, text: str, problem: str
