@@ -9,6 +9,7 @@ With a key that AnyCable makes of its secret it is AnyCable's, whose publishers 
 and commands.
 """
 
+from fastcable._posts cimport check_batch, check_message, check_options, in_batch
 from fastcable._request cimport Request
 
 import re
@@ -17,6 +18,7 @@ from functools import lru_cache
 import orjson
 
 from fastcable._json import member_spans
+from fastcable._posts import Disconnect, Refused, anycable_posts
 from fastcable.configuration import API_PATH
 from fastcable.handover import answer_later
 from fastcable.origins import parse_origin
@@ -66,14 +68,6 @@ cdef bint _bears(Request request, bytes key) except -1:
         return False
     scheme, _, given = credentials[0].partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(b" "), key)
-
-
-class Refused(Exception):
-    """A body that is not taken as a broadcast: why, and the status to say so with."""
-
-    def __init__(self, message, status=400):
-        super().__init__(message)
-        self.status = status
 
 
 cdef class Broadcasts:
@@ -162,15 +156,16 @@ cdef class Broadcasts:
             return error(400, _json_problem(body, problem))
         try:
             if anycable:
-                self.accept_anycable(value, body, handovers)
+                self.accept_anycable(anycable_posts(value, body, self.max_batch), handovers)
             elif type(value) is dict:
-                _check_message(value)
-                _check_options(value)
+                check_message(value)
+                check_options(value)
                 spans = member_spans(body, b"data")
                 self.check_retained(value, spans[0])
                 subscribers = self.accept(value, spans[0], handovers)
             elif type(value) is list:
-                spans = self.check_batch(value, body, False)
+                spans = check_batch(value, body, self.max_batch, False)
+                self.check_retained_batch(value, spans)
                 for index in range(len(spans)):
                     subscribers += self.accept((<list>value)[index], spans[index], handovers)
             else:
@@ -188,56 +183,23 @@ cdef class Broadcasts:
             handovers.append(handover)
         return subscribers
 
-    cdef int accept_anycable(self, value, bytes body, list handovers) except -1:
+    cdef int accept_anycable(self, posts, list handovers) except -1:
         """Do what AnyCable's publishers ask for: publish one message or several, or disconnect somebody."""
-        cdef list messages
-        cdef list spans
-        cdef Py_ssize_t index
-        if type(value) is dict and "command" in value and "stream" not in value:
-            _check_disconnect(value)
-            payload = (<dict>value)["payload"]
-            handover = self.hub.disconnect(payload["identifier"], payload.get("reconnect", False))
-            if handover is not None:
-                handovers.append(handover)
-            return 0
-        if type(value) is dict:
-            _check_message(value)
-            _check_meta(value)
-            messages = [value]
-            spans = member_spans(body, b"data")
-        elif type(value) is list:
-            messages = value
-            spans = self.check_batch(messages, body, True)
+        if type(posts) is Disconnect:
+            posts = [self.hub.disconnect(posts.identifier, posts.reconnect)]
         else:
-            raise Refused("body must be an object with stream and data or with command, or an array of messages")
-        for index in range(len(messages)):
-            message = messages[index]
-            exclude = (message.get("meta") or {}).get("exclude_socket")
-            handover = self.hub.publish(message["stream"], spans[index], False, exclude, type(message["data"]) is str)
-            if handover is not None:
-                handovers.append(handover)
+            posts = [self.hub.publish(post.stream, post.data, False, post.exclude, post.embedded) for post in posts]
+        handovers += [handover for handover in posts if handover is not None]
         return 0
 
-    cdef list check_batch(self, list messages, bytes body, bint anycable):
-        """The data of the messages of a batch, if all of it is in order."""
-        cdef list spans
-        cdef Py_ssize_t index = 0
-        if 0 < self.max_batch < len(messages):
-            raise Refused(f"a batch has at most max_batch ({self.max_batch}) messages, not {len(messages)}", 413)
-        try:
-            for index, message in enumerate(messages):
-                _check_message(message)
-                if anycable:
-                    _check_meta(message)
-                else:
-                    _check_options(message)
-            spans = member_spans(body, b"data")
-            if not anycable:
-                for index, message in enumerate(messages):
-                    self.check_retained(message, spans[index])
-        except Refused as problem:
-            raise Refused(f"message {index} of the batch: {problem}", problem.status) from None
-        return spans
+    cdef int check_retained_batch(self, list messages, list spans) except -1:
+        cdef Py_ssize_t index
+        for index in range(len(messages)):
+            try:
+                self.check_retained(messages[index], spans[index])
+            except Refused as problem:
+                raise in_batch(index, problem) from None
+        return 0
 
     cdef int check_retained(self, dict message, bytes data) except -1:
         if message.get("retain", False) is True and 0 < self.max_retained < retained_size(message["stream"], data):
@@ -255,57 +217,6 @@ cdef object _answer(list handovers, Py_ssize_t subscribers, bint anycable):
 @lru_cache(maxsize=64)
 def _subscribers(count):
     return json_response(200, {"subscribers": count})
-
-
-cdef int _check_message(message) except -1:
-    """Raise `Refused` unless a message of a broadcast is in order."""
-    cdef dict members
-    if type(message) is not dict:
-        raise Refused("must be an object with stream and data")
-    members = message
-    if "stream" not in members:
-        raise Refused("stream is missing")
-    problem = stream_name_error(members["stream"])
-    if problem is not None:
-        raise Refused(f"stream {problem}")
-    if "data" not in members:
-        raise Refused("data is missing")
-    return 0
-
-
-cdef int _check_options(dict members) except -1:
-    if type(members.get("retain", False)) is not bool:
-        raise Refused("retain must be true or false")
-    if type(members.get("exclude", "")) is not str:
-        raise Refused("exclude must be a string: the socket id of a client")
-    return 0
-
-
-cdef int _check_meta(dict members) except -1:
-    """The options of AnyCable's messages: of those that are not for its history there is one. null is as none."""
-    meta = members.get("meta")
-    if meta is None:
-        return 0
-    if type(meta) is not dict:
-        raise Refused("meta must be an object")
-    exclude = (<dict>meta).get("exclude_socket")
-    if exclude is not None and type(exclude) is not str:
-        raise Refused("meta.exclude_socket must be a string: the socket id of a client")
-    return 0
-
-
-cdef int _check_disconnect(dict command) except -1:
-    """Raise `Refused` unless a command of AnyCable's is in order."""
-    if command["command"] != "disconnect":
-        raise Refused('command must be "disconnect"')
-    payload = command.get("payload")
-    if type(payload) is not dict:
-        raise Refused("payload must be an object with identifier and reconnect")
-    if type((<dict>payload).get("identifier")) is not str:
-        raise Refused("payload.identifier must be a string: the identifiers of a connection")
-    if type((<dict>payload).get("reconnect", False)) is not bool:
-        raise Refused("payload.reconnect must be true or false")
-    return 0
 
 
 cdef str _asked_stream(bytes query):

@@ -395,6 +395,54 @@ def test_a_client_cannot_choose_a_channel_that_carries_something_else(
     run(scenario())
 
 
+# AnyCable
+
+
+def test_what_anycable_broadcasts_is_heard(redis: RedisServer) -> None:
+    async def scenario() -> None:
+        redis.start()
+        async with node(redis, redis_channels="anycable") as one, node(redis) as other:
+            await one.subscribe("chat/7", "b")
+            await other.subscribe("chat/7")
+            redis("PUBLISH", "__anycable__", b'{"stream":"chat/7","data":"{\\"text\\":1.0}"}')
+            redis("PUBLISH", "__anycable__", b'{"stream":"elsewhere","data":"1"}')
+            redis("PUBLISH", "__anycable__",
+                  b'[{"stream":"b","data":[1.0],"meta":{"exclude_socket":"id"}}, {"stream":"chat/7","data":2}]')
+            redis("PUBLISH", "__anycable__",
+                  b'{"command":"disconnect","payload":{"identifier":"{\\"user_id\\":\\"15\\"}","reconnect":true}}')
+            await one.expect(
+                ("chat/7", b'"{\\"text\\":1.0}"', True), ("elsewhere", b'"1"', True),
+                ("b", b"[1.0]", "id"), ("chat/7", b"2"), ("disconnect", '{"user_id":"15"}', True))
+            await one.publish("chat/7", b"3")
+            await one.expect(("chat/7", b"3"))
+            await other.expect(("chat/7", b"3"))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [(b"", "it is not JSON"), (b"7", "body must be an object"), (b"{}", "stream is missing"),
+     (b'{"stream":"","data":"1"}', "stream must not be empty"), (b'{"stream":"a"}', "data is missing"),
+     (b'[{"stream":"a","data":1},{"stream":1,"data":1}]', "message 1 of the batch: stream must be a string"),
+     (b"[%b]" % b",".join([b'{"stream":"a","data":1}'] * 4), "a batch has at most max_batch (3) messages, not 4"),
+     (b'{"command":"dance"}', 'command must be "disconnect"')],
+    ids=["empty", "number", "no stream", "bad stream", "no data", "bad batch", "large batch", "unknown command"])
+def test_what_is_not_in_anycables_form_is_logged_and_dropped(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, text: bytes, problem: str
+) -> None:
+    async def scenario() -> None:
+        redis.start()
+        async with node(redis, redis_channels="anycable", max_batch=3) as one:
+            await one.subscribe("a")
+            redis("PUBLISH", "__anycable__", text)
+            await one.quiet()
+
+    run(scenario())
+    (line,) = caplog.messages
+    assert line.startswith(f"redis: dropped what was published on __anycable__: {problem}")
+
+
 # From when to when
 
 

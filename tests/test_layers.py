@@ -12,7 +12,7 @@ LAYERS = (
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
      "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
     ("channels",),
-    ("settings", "origins", "_handshake", "_request", "chunked", "signing", "jws"),
+    ("settings", "origins", "_handshake", "_request", "_posts", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
     ("token_places", "credentials"),
     ("configuration", "systemd", "descriptors", "check", "client.endpoint", "client.errors", "client.answer",

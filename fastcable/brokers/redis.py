@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from fastcable._hub import Hub
+from fastcable._posts import Disconnect, anycable_posts
 from fastcable.brokers import message
-from fastcable.brokers.redis_channels import Channels
+from fastcable.brokers.redis_channels import ANYCABLE, Channels
 from fastcable.brokers.redis_connection import command
 from fastcable.brokers.redis_endpoint import Endpoint
 from fastcable.brokers.redis_health import Health
@@ -48,6 +49,7 @@ class RedisBroker:
         self._loop = loop
         self._link = link
         self._retain_seconds = settings.retain_seconds
+        self._max_batch = settings.max_batch
         endpoint = Endpoint(settings.broker)
         self._channels = Channels(settings.channel_prefix or "")
         self._health = Health("publishing", "subscribing")
@@ -58,6 +60,8 @@ class RedisBroker:
             self._subscriptions.rails = True
             self._subscriptions.pattern = self._channels.rails_disconnects_pattern
             self._subscriptions.pattern_handler = self._rails_disconnect
+        if settings.redis_channels == "anycable":
+            self._subscriptions.handlers[ANYCABLE] = self._anycable
         self.subscribe = self._subscriptions.subscribe
         self.unsubscribe = self._subscriptions.unsubscribe
 
@@ -142,6 +146,15 @@ class RedisBroker:
             if rails_identifier(identifier) == wanted:
                 self._hub.sessions.disconnect(identifier, reconnect)
 
+    def _anycable(self, text: bytes) -> None:
+        """What AnyCable's `redis` broadcast adapter publishes, to all of its servers: the body of a post."""
+        posts = anycable_posts(_json(text), text, self._max_batch)
+        if isinstance(posts, Disconnect):
+            self._hub.sessions.disconnect(posts.identifier, posts.reconnect)
+            return
+        for stream, data, exclude, embedded in posts:
+            self._hub.deliver(stream, data, False, exclude, embedded)
+
 
 def rails_identifier(identifier: str) -> str:
     """How Rails calls a connection that has these identifiers (a JSON object, as in a token): by their values."""
@@ -150,12 +163,16 @@ def rails_identifier(identifier: str) -> str:
     return ":".join(sorted(str(each) for each in values if each is not None))
 
 
-def _object(text: bytes) -> dict[str, object]:
+def _json(text: bytes) -> object:
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
-    if type(value) is not dict:
+
+
+def _object(text: bytes) -> dict[str, object]:
+    value = _json(text)
+    if not isinstance(value, dict):
         raise ValueError("it must be an object")
     return value
 
