@@ -19,7 +19,7 @@ from tests.harness import PATIENCE, ServerProcess
 ROOT = Path(__file__).parent.parent
 NOT_RELEASED = (".ci/", ".gitignore")  # for who works on it only
 MADE = ("PKG-INFO", "setup.cfg", "fastcable.egg-info/")  # by setuptools, of pyproject.toml
-BUILD = 120  # seconds
+BUILD = 280  # seconds
 
 
 @pytest.fixture(scope="module")

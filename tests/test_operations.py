@@ -32,7 +32,7 @@ def messages() -> Iterator[str]:
 def explained() -> list[str]:
     section = MANUAL[MANUAL.index("## What the log says"):]
     rows = re.findall(r"^\| (?:debug|info|warning|error) \| (.*?) \|", section, re.MULTILINE)
-    return [message for row in rows for message in row.split("; ")]
+    return [message for row in rows for message in row.split("<br>")]
 
 
 def test_every_line_of_the_log_is_explained() -> None:
