@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.harness import PATIENCE
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to whoever asks for any: who was away for a while finds its port free."""
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 class RedisServer:
-    """`start` it, with options of redis-server; what it keeps is in a directory of its own. `port` stays the same."""
+    """`start` it, with options of redis-server; what it keeps is in a directory of its own. `port` stays the same.
+    `within` is a command that runs others where `host` is an address."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", within: Sequence[str] = ()) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.url = f"redis://{host}:{self.port}"
         self.password: str | None = None
+        self._host = host
+        self._within = within
         self._directory = tempfile.mkdtemp(prefix="fastcable-redis-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,27 +48,48 @@ class RedisServer:
     def start(self, *options: str) -> Self:
         """Returns when it takes connections."""
         assert self._process is None
-        self._process = subprocess.Popen(
-            ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._directory,
-             "--save", "", *options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+        # Whatever becomes of the tests, the kernel ends it with the thread that started it.
+        command = ["setpriv", "--pdeathsig", "KILL", "redis-server", "--bind", self._host, "--port", str(self.port),
+                   "--protected-mode", "no", "--dir", self._directory, "--save", "", *options]  # fmt: skip
+        self._process = subprocess.Popen([*self._within, *command], stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if b"Ready to accept connections" in line:
                 return self
-            assert self._process.poll() is None, "redis-server did not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        self.kill()
+        raise RuntimeError(f"it did not start: {' '.join(command)}")
 
     def kill(self) -> None:
         """End it without a word."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._process = None
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Meanwhile it answers nothing, though the kernel takes connections and bytes for it."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def listening(self, pattern: str) -> Iterator[Listening]:
+        """redis-cli, subscribed to all channels of this pattern."""
+        command = [*self._within, "redis-cli", "-h", self._host, "-p", str(self.port), "psubscribe", pattern]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                listening = Listening(process)
+                assert listening.lines(3) == ["psubscribe", pattern, "1"]
+                yield listening
+            finally:
+                process.kill()
 
     def __call__(self, *command: str | bytes | int) -> Any:
         """Carry out a command."""
@@ -72,3 +100,20 @@ class RedisServer:
 
     def file(self, name: str) -> Path:
         return Path(self._directory, name)
+
+
+class Listening:
+    """What redis-cli prints of the messages it gets."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def lines(self, count: int) -> list[str]:
+        assert self._process.stdout is not None
+        return [self._process.stdout.readline().removesuffix("\n") for _ in range(count)]
+
+    def receive(self) -> tuple[str, str]:
+        """Channel and payload of the next message."""
+        kind, _, channel, payload = self.lines(4)
+        assert kind == "pmessage"
+        return channel, payload
