@@ -19,7 +19,10 @@ the connection is cut. What we do not read ourselves (`pause`) cannot be heard, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -138,6 +141,8 @@ class RedisConnection(asyncio.Protocol):
         assert self._ended is not None
         self.up = False
         self._timer.cancel()
+        if reason is not None:
+            _give_up_unsent(self._transport)
         self._transport.abort()
         self._transport = None
         self._expected.clear()
@@ -252,3 +257,10 @@ class RedisConnection(asyncio.Protocol):
             self.cut(f"nothing heard for {SILENCE_SECONDS:.0f} s")
         else:
             self._timer = self._loop.call_later(SILENCE_SECONDS - silence, self._check)
+
+
+def _give_up_unsent(transport: asyncio.Transport) -> None:
+    """Let the kernel forget what it has not sent, once this is closed. It would go on trying for a minute or more, and
+    what its poster was told has failed would be published late and behind what is newer, when the network is back."""
+    with contextlib.suppress(OSError):  # closed already
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

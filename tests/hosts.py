@@ -1,0 +1,78 @@
+"""Hosts with addresses of their own on a network of their own: network namespaces, joined by a cable (veth)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import Self
+
+_numbers = count()
+
+
+def _run(*command: str) -> str:
+    """What a command prints. OSError: it did not succeed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def why_none() -> str:
+    """Why there can be no hosts here, in one line; "" if there can."""
+    name = f"fastcable-{os.getpid()}-try"
+    try:
+        _run("ip", "netns", "add", name)
+        _run("ip", "netns", "del", name)
+    except OSError as error:
+        return f"network namespaces cannot be made here: {error}"
+    return ""
+
+
+class Host:
+    """A network namespace. Unix sockets, files and processes are those of everybody."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.name = f"fastcable-{os.getpid()}-{next(_numbers)}"
+        self.within = ("ip", "netns", "exec", self.name)
+        _run("ip", "netns", "add", self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _run("ip", "netns", "del", self.name)
+
+    def run(self, *command: str) -> str:
+        """What a command prints here. OSError: it did not succeed."""
+        return _run(*self.within, *command)
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Packets to and from it are dropped meanwhile, without a word to anybody, by rules of its packet filter."""
+        chains = [
+            f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; policy drop; }}"
+            for hook in ("input", "output")
+        ]
+        self.run("nft", ";".join(["add table inet cut", *chains]))
+        try:
+            yield
+        finally:
+            self.run("nft", "delete table inet cut")
+
+
+@contextmanager
+def joined(*addresses: str) -> Iterator[Sequence[Host]]:
+    """Two hosts with these addresses of one /24, each at its end of a cable."""
+    with ExitStack() as stack:
+        here, there = (stack.enter_context(Host(address)) for address in addresses)
+        ends = [("name", "cable", "netns", host.name) for host in (here, there)]
+        _run("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+        for host in (here, there):
+            _run("ip", "-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                _run("ip", "-n", host.name, "link", "set", device, "up")
+        yield here, there

@@ -1,0 +1,119 @@
+"""A server and Redis on hosts of their own, whose link is cut without a word to either."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import PATIENCE, Client, ServerProcess, message
+from tests.hosts import Host, joined, why_none
+from tests.redis_server import RedisServer
+
+DETECTED = 10.0
+"""Seconds after which a link that is cut has been noticed."""
+
+
+class UnixServer(ServerProcess):
+    """`fastcable serve` on a Unix socket, which reaches from host to host."""
+
+    def __init__(self, within: tuple[str, ...], path: Path, *arguments: str) -> None:
+        self.path = str(path)
+        command = [*within, sys.executable, "-m", "fastcable", "serve", "--uds", self.path, *arguments]
+        self._start(command, None, "listens on ")
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
+        """Status and decoded answer."""
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(PATIENCE)
+        connection.sock.connect(self.path)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def wait_until_ready(self, status: int = 200) -> None:
+        """Wait until /health/ready answers with this status."""
+        end = time.monotonic() + PATIENCE
+        while (answer := self.ask("GET", "/health/ready"))[0] != status:
+            assert time.monotonic() < end, answer
+            time.sleep(0.02)
+
+    def publish(self, stream: str, data: object) -> int:
+        """The status of the answer."""
+        return self.ask("POST", "/_broadcast", {"stream": stream, "data": data})[0]
+
+
+@pytest.fixture
+def hosts() -> Iterator[Sequence[Host]]:
+    if reason := why_none():
+        pytest.skip(reason)
+    with joined("192.0.2.1", "192.0.2.2") as hosts:
+        yield hosts
+
+
+def hear(client: Client) -> Any:
+    """What the client gets next, apart from pings."""
+    while (heard := client.receive()) == {"type": "ping"}:
+        pass
+    return heard
+
+
+def test_a_link_that_is_cut_without_a_word_is_noticed_and_comes_back(hosts: Sequence[Host], tmp_path: Path) -> None:
+    """Between one server and Redis, which another server goes on to use."""
+    here, there = hosts
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(there.address, there.within)).start()
+        servers = [
+            stack.enter_context(UnixServer(host.within, tmp_path / host.name, "--broker", redis.url)) for host in hosts
+        ]
+        clients = [stack.enter_context(Client(server.path)) for server in servers]
+        for client in clients:
+            client.upgrade()
+            client.subscribe("news")
+            client.subscribe("scores")
+        cut, whole = servers
+
+        assert [server.publish("news", 1) for server in servers] == [200, 200]
+        for client in clients:
+            assert [hear(client), hear(client)] == [message("news", 1)] * 2
+        with here.cut_off():
+            since = time.monotonic()
+            assert cut.publish("news", "lost") == 503
+            assert whole.publish("news", "missed") == 200
+            cut.wait_until_ready(503)
+            assert time.monotonic() - since < DETECTED
+            assert cut.ask("GET", "/health/live")[0] == 200
+            assert whole.ask("GET", "/health/ready")[0] == 200
+            # Nothing of what was not sent waits in the kernel, to be published late, though it was answered with 503.
+            assert here.run("ss", "-Htn", "state", "fin-wait-1") == ""
+        cut.wait_until_ready()
+        told = [hear(clients[0]), hear(clients[0])]
+        assert sorted(told, key=itemgetter("stream")) == [
+            {"type": "gap", "stream": "news"}, {"type": "gap", "stream": "scores"}]  # fmt: skip
+        for number, server in enumerate(servers):
+            for stream in ("news", "scores"):
+                assert server.publish(stream, number) == 200
+                for client in clients:
+                    if (heard := hear(client)) == message("news", "missed"):
+                        heard = hear(client)
+                    assert heard == message(stream, number)
+        lines = [line for line in cut.log if "redis" in line]
+        assert re.search(r"WARN.*redis: .*nothing heard", lines[0])
+        assert "connected again" in lines[1]
+        assert len(lines) == 2
+        assert not any("redis: " in line for line in whole.log)
