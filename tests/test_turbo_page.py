@@ -19,6 +19,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, WebSocket,
 
 from tests.harness import PATIENCE, ServerProcess, Spawn
 from tests.rails import Application
+from tests.redis_server import RedisServer
 from tests.snippets import ROOT, at, snippet
 
 PACKAGES = Path(__file__).parent / "js" / "node_modules"
@@ -216,6 +217,21 @@ def test_a_page_survives_a_restart_of_the_server(start: Start, site: Site, views
     expect(source(page)).to_have_attribute("connected", "")
     broadcast(server, "heat:4", turbo_stream("append", "list", item("two", "after")))
     expect(items(page)).to_have_text(["before", "after"])
+
+
+def test_rails_broadcasts_through_redis(
+    start: Start, site: Site, views: dict[str, list[str]], redis: RedisServer, tmp_path: Path
+) -> None:
+    redis.start()
+    server = start("--broker", redis.url, "--redis-channels", "rails", "--channel-prefix", "fleet")
+    site.write("/heats/4", server.port, views["sha256"][0])
+    page = site.open("/heats/4")
+    expect(source(page)).to_have_attribute("connected", "")
+    rails = Application(tmp_path, f"production: {{ adapter: redis, url: {redis.url}, channel_prefix: fleet }}\n")
+    html = turbo_stream("append", "list", item("one", "<b>é</b> &amp; 🎺"))
+    program = 'ActionCable.server.broadcast("heat:4", ARGF.read.html_safe)'
+    rails.run(program, file=Path(__file__).parent / "peers" / "application.rb", stdin=html)
+    expect(items(page)).to_have_text(["é & 🎺"])
 
 
 # --- with the application ---------------------------------------------------------------------------------------------
