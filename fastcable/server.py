@@ -82,6 +82,7 @@ class Server:
             self._queues.append(self.cable.expiries)
         self._acceptors: list[asyncio.AbstractServer] = []
         self._idle: IdleWatch | None = None
+        self._left = Listening()  # what it has stopped accepting on for the time being
         self.watches: list[Callable[[float], None]] = []
         """Are told the time with each beat of the clock; to be filled before the start."""
         self._clock: Clock | None = None
@@ -140,19 +141,28 @@ class Server:
         retained = self.hub.retained
         return bool(self.cable.connections or self.requests or (retained is not None and retained.holds_any()))
 
+    def is_quiet(self) -> bool:
+        """Whether nobody was connected for `exit_when_idle`."""
+        return self._idle is not None and self._idle.is_over(self.loop.time())
+
     async def leave(self) -> bool:
         """Stop accepting on systemd's sockets; False, and go on, if somebody came in until then. (See `idle`.)"""
-        kept = self.listening.copy()
+        left = self.listening.copy()
         self.close_listeners()
+        self._left = left
         for _ in range(LAST_TURNS):
             await asyncio.sleep(0)
-        busy = self.is_busy()
-        if busy and not self.site.draining:
-            self.listening = kept
+        if self.is_busy():
+            await self.come_back()
+            return False
+        return True
+
+    async def come_back(self) -> None:
+        """Accept again after `leave`, unless the listeners were closed for good meanwhile."""
+        left, self._left = self._left, Listening()
+        if left.sockets:
+            self.listening = left
             await self._accept()
-        else:
-            kept.close()
-        return not busy
 
     async def drain(self) -> None:
         """Take nothing new, finish what was accepted, close all clients (1001) evenly over most of `drain_timeout`."""
@@ -226,6 +236,7 @@ class Server:
         if self.owner and self.listening.sockets:
             listeners.remove_path(self.settings)
         self.listening.close()
+        self._left.close()
 
     def _report(self) -> None:
         """Now and then say what slow clients lost."""

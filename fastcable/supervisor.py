@@ -37,6 +37,7 @@ from typing import Any
 from fastcable import __version__, listeners, succession
 from fastcable.check import Check
 from fastcable.cores import available_cores
+from fastcable.idle import Departure
 from fastcable.listeners import Listening
 from fastcable.retained import Retained
 from fastcable.settings import Settings
@@ -118,12 +119,12 @@ class Supervisor:
         self._again = False  # SIGHUP came during a reload
         self._draining = False
         self._exit_code = 0
+        self._departure = Departure(settings.exit_when_idle, self._switch.control, self._leave)
 
     def open(self) -> None:
         """Open the sockets and start the first worker. Raises `SettingsError` and `CannotListen`."""
         self._connections()
         self._slots.append(Slot(0, [listeners.open_listening(self._settings)]))
-        self._doubt()
         self._add_slots()
         self._catch_signals()
         self._start(self._slots[0])
@@ -138,7 +139,6 @@ class Supervisor:
         # What there is too much of goes to all in turn: a socket that is closed resets who waits there.
         self._slots += [
             Slot(index, listening[index :: self._count]) for index in range(min(self._count, len(listening)))]
-        self._doubt()
         try:
             self._add_slots()
         except listeners.CannotListen as error:
@@ -177,10 +177,6 @@ class Supervisor:
         if self._announced:
             logger.info("stopped")
         return self._exit_code
-
-    def _doubt(self) -> None:
-        if self._settings.exit_when_idle and self._slots[0].listening[0].kept:
-            logger.warning("exit_when_idle does not apply to a server of several processes")
 
     def _add_slots(self) -> None:
         for index in range(len(self._slots), self._count):
@@ -221,6 +217,8 @@ class Supervisor:
             self._look_after(now - self._watchdog_seconds)
         if self._check is not None and self._check.deadline <= now:
             self._check.give_up()
+        if self._departure.deadline is not None and self._departure.deadline <= now:
+            self._departure.stay()
         for worker in self._workers.values():
             if worker.deadline is not None and worker.deadline <= now:
                 logger.error("worker %d does not end: killing it", worker.pid)
@@ -243,6 +241,7 @@ class Supervisor:
         times = [worker.deadline for worker in self._workers.values()] + [slot.restart for slot in self._slots]
         if self._check is not None:
             times.append(self._check.deadline)
+        times.append(self._departure.deadline)
         if self._watchdog_seconds is not None:
             times.append(time.monotonic() + self._watchdog_seconds / 4)
         return min((max(at - time.monotonic(), 0.0) for at in times if at is not None), default=None)
@@ -268,6 +267,7 @@ class Supervisor:
         port, worker.port = worker.port, None
         if port is not None:
             self._selector.unregister(port.sock)
+            self._departure.ended(worker.pid)
             self._switch.leave(worker.pid)
             port.sock.close()
 
@@ -295,6 +295,12 @@ class Supervisor:
             return
         logger.info("%s: stopping %s", name, _counted(len(self._workers)))
         notify("STOPPING=1", f"STATUS=stopping {_counted(len(self._workers))}")
+        self._drain()
+
+    def _leave(self) -> None:
+        """Nobody was connected to any worker for `exit_when_idle`, and none accepts any more."""
+        logger.info("idle for %g s: stopped until somebody connects", self._settings.exit_when_idle)
+        notify("STOPPING=1")
         self._drain()
 
     def _drain(self) -> None:
@@ -374,6 +380,8 @@ class Supervisor:
                 self._announce()
             elif self._step is worker:
                 self._replaced(worker.slot)
+        elif not (self._draining or self._replacing or self._check is not None):
+            self._departure.told(pid, message.get("is"), self._workers, worker.heard)
 
     def _announce(self) -> None:
         """Say what listens, once all do."""
@@ -466,6 +474,7 @@ class Supervisor:
             self._again = True
             return
         self._again = False
+        self._departure.stay()
         try:
             self._check = Check.begin()
         except OSError as error:

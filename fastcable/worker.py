@@ -79,6 +79,7 @@ class _Worker:
         self._retire_seconds: float | None = None
         self._draining = ""  # why
         self._changed = asyncio.Event()
+        self._leaving: asyncio.Task[None] | None = None
 
     async def serve(self, listening: Listening, link: socket.socket) -> int:
         server = self._server
@@ -90,7 +91,7 @@ class _Worker:
         server.join(self._link)
         if seconds := watchdog_seconds(os.getppid()):
             server.watches.append(Watchdog(seconds, lambda: self._link.control({"is": "alive"})))
-        await server.start(listening)
+        await server.start(listening, lambda: self._link.control({"is": "idle"}))
         self._link.control({"is": "ready"})
         # What lives from here to the end need not be looked at by the garbage collector.
         gc.collect()
@@ -123,6 +124,15 @@ class _Worker:
         if message.get("do") == "retire" and self._retire_seconds is None and isinstance(seconds, int | float):
             self._retire_seconds = float(seconds)
             self._changed.set()
+        elif message.get("do") == "leave":
+            self._leaving = asyncio.ensure_future(self._leave())
+        elif message.get("do") == "return":
+            self._leaving = asyncio.ensure_future(self._server.come_back())
+
+    async def _leave(self) -> None:
+        """The supervisor asks: all workers say that nobody was connected for `exit_when_idle`."""
+        left = not self._changed.is_set() and self._server.is_quiet() and await self._server.leave()
+        self._link.control({"is": "left" if left else "busy"})
 
     def _abandoned(self) -> None:
         self._drain("the supervisor has ended")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from fastcable.idle import IdleWatch
+from fastcable.idle import Departure, IdleWatch
 from fastcable.listeners import Listening
 from fastcable.retained import Retained
 from tests.activation import ActivatedServer, Activator
-from tests.harness import CLOSE, Client, LocalServer, ServerProcess
+from tests.harness import CLOSE, UPGRADE, Client, LocalServer, ServerProcess, until
 
 SILENT = ("--ping-interval", "0", "--idle-timeout", "0")
 AT_ONCE = (*SILENT, "--exit-when-idle", "0.001", "--close-timeout", "0.04")  # which makes a beat 10 ms
@@ -59,6 +59,101 @@ def test_it_never_leaves_while_somebody_is_there() -> None:
     for now in range(100, 200):
         watched.watch(float(now))
     assert watched.left == 0
+
+
+@pytest.mark.parametrize(("after", "over"), [(9.99, False), (10.0, True)])
+def test_it_knows_how_long_it_has_been_quiet_also_after_it_has_asked(after: float, over: bool) -> None:
+    watched = Watched(10.0)
+    watched.watch(112.0)
+    assert watched.left == 1
+    assert watched.watch.is_over(112.0)
+    watched.watch.touch(115.0)
+    assert watched.watch.is_over(115.0 + after) is over
+    watched.busy = True
+    assert not watched.watch.is_over(200.0)
+
+
+class Departing:
+    """Workers 1 and 2, which are asked to leave after 10 s; `said` is what they are told."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.said: list[tuple[int, object]] = []
+        self.left = 0
+        self.departure = Departure(seconds, self.say, self.leave)
+
+    def say(self, worker: int, message: Mapping[str, object]) -> None:
+        self.said.append((worker, message["do"]))
+
+    def leave(self) -> None:
+        self.left += 1
+
+    def hear(self, worker: int, what: str, now: float = 100.0) -> None:
+        self.departure.told(worker, what, {1, 2}, now)
+
+
+ASKED: list[tuple[int, object]] = [(1, "leave"), (2, "leave")]
+RETURN: list[tuple[int, object]] = [(1, "return"), (2, "return")]
+
+
+def test_workers_leave_when_all_are_quiet_and_all_have_left() -> None:
+    workers = Departing()
+    workers.hear(1, "idle")
+    workers.hear(1, "idle")
+    assert (workers.said, workers.departure.deadline) == ([], None)
+    workers.hear(2, "idle", 101.0)
+    assert (workers.said, workers.departure.deadline) == (ASKED, 103.0)
+    workers.hear(1, "left")
+    workers.hear(1, "left")
+    workers.hear(2, "something else")
+    assert workers.left == 0
+    workers.hear(2, "left")
+    assert (workers.left, workers.said, workers.departure.deadline) == (1, ASKED, None)
+
+
+@pytest.mark.parametrize(("later", "asked"), [(11.9, True), (12.0, True), (12.1, False)])
+def test_who_was_quiet_some_time_ago_may_be_busy_now(later: float, asked: bool) -> None:
+    workers = Departing()
+    workers.hear(1, "idle")
+    workers.hear(2, "idle", 100.0 + later)
+    assert bool(workers.said) is asked
+
+
+@pytest.mark.parametrize("why", ["busy", "ended", "no answer"])
+@pytest.mark.parametrize("first_left", [True, False], ids=["another left", "none left"])
+def test_if_one_stays_all_stay(why: str, first_left: bool) -> None:
+    workers = Departing()
+    for worker in 1, 2:
+        workers.hear(worker, "idle")
+    if first_left:
+        workers.hear(1, "left")
+    if why == "busy":
+        workers.hear(2, "busy")
+    elif why == "ended":
+        workers.departure.ended(2)
+    else:
+        workers.departure.stay()
+    assert workers.said == ASKED + (RETURN[:1] if why == "ended" else RETURN)
+    workers.hear(2, "left")  # too late
+    assert (workers.left, workers.departure.deadline) == (0, None)
+    workers.said.clear()
+    for worker in 1, 2:  # and it is tried again
+        workers.hear(worker, "idle", 110.0)
+    assert workers.said == ASKED
+
+
+def test_a_worker_that_ends_when_nobody_was_asked_is_nothing() -> None:
+    workers = Departing()
+    workers.hear(1, "idle")
+    workers.departure.ended(1)
+    workers.hear(2, "idle")
+    assert workers.said == []
+
+
+def test_workers_are_never_asked_without_the_option() -> None:
+    workers = Departing(0.0)
+    for worker in 1, 2:
+        workers.hear(worker, "idle")
+    assert workers.said == []
 
 
 @pytest.mark.parametrize(("kept", "seconds", "now", "held"), [
@@ -114,6 +209,23 @@ def test_who_comes_after_it_stopped_listening_waits_for_the_next_server(local: L
         with accepted:
             accepted.setblocking(True)
             assert accepted.recv(5) == b"hello"
+
+
+def test_it_may_come_back(local: LocalActivatedServer) -> None:
+    assert local.run(local.server.leave()) is True
+    with Client(local.port) as client:
+        client.send(UPGRADE)
+        local.run(local.server.come_back())
+        client.read_until(b"\r\n\r\n")
+    local.run(local.server.come_back())  # which it has done
+    local.wait_for_connections(0)
+
+
+def test_it_does_not_come_back_once_it_stops(local: LocalActivatedServer) -> None:
+    assert local.run(local.server.leave()) is True
+    local.call(local.server.close_listeners)
+    local.run(local.server.come_back())
+    assert local.call(lambda: local.server.sockets) == []
 
 
 def test_who_was_accepted_just_before_keeps_it_there(local: LocalActivatedServer) -> None:
@@ -201,13 +313,15 @@ def test_a_signal_ends_it_as_ever() -> None:
         server.process.send_signal(signal.SIGTERM)
         assert client.read_close() == (1001, "server stopping")
         client.send_frame(CLOSE)
+        client.close()
         assert server.wait() == 0
 
 
-def test_whenever_somebody_connects_somebody_answers() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whenever_somebody_connects_somebody_answers(workers: int) -> None:
     """Each client comes as soon as the last one has gone, when the server is about to leave, leaves, or has left."""
-    with Activator(*AT_ONCE) as activator:
-        for number in range(24):
+    with Activator(*AT_ONCE, "--workers", str(workers)) as activator:
+        for number in range(12):
             with Client(activator.port) as client:
                 client.upgrade()
                 client.subscribe("s")
@@ -217,6 +331,17 @@ def test_whenever_somebody_connects_somebody_answers() -> None:
             if number % 4 == 0:
                 activator.wait_for_ends(number // 4 + 1)
         ends = list(activator.ends)
-    assert len(ends) >= 6
+    assert len(ends) >= 3
     for code, log in ends:
         assert (code, "Traceback" in log) == (0, False), log
+        assert "idle for 0.001 s: stopped until somebody connects" in log
+
+
+def test_a_reloaded_server_still_leaves() -> None:
+    quick = ("--exit-when-idle", "1", "--close-timeout", "0.04", "--reload-drain", "0")
+    with socket.create_server(("127.0.0.1", 0)) as kept, ActivatedServer([kept], *SILENT, *quick) as server:
+        with server.connect("s"):
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: any("reloaded" in line for line in server.log))
+        assert server.wait() == 0
+        assert any("idle for 1 s: stopped until somebody connects" in line for line in server.log)
