@@ -137,7 +137,8 @@ def installation(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Instal
 class InstalledServer(ServerProcess):
     def __init__(self, installation: Installation) -> None:
         command = ["env", "-C", str(installation.directory), str(installation.bin / "fastcable"), "serve"]
-        self._start([*command, "--host", "127.0.0.1", "--port", "0"], None, r"listens on http://127\.0\.0\.1:(\d+)")
+        command += ["--host", "127.0.0.1", "--port", "0", "--ping-interval", "0", "--idle-timeout", "0"]
+        self._start(command, None, r"listens on http://127\.0\.0\.1:(\d+)")
 
 
 @pytest.fixture
