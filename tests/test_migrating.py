@@ -185,7 +185,7 @@ def test_listen_and_the_number_of_subscribers(serve: Serve, tmp_path: Path) -> N
 
 
 def test_curl_publishes(serve: Serve) -> None:
-    server = serve()
+    server = serve(ping_interval=0)
     with server.connect("scores") as client:
         assert shell(at(server.port, snippet(PAGE, "", "curl -X POST"))) == {"subscribers": 1}
         client.expect({"type": "message", "stream": "scores", "data": {"heat": 4}})
@@ -197,7 +197,7 @@ def shell(command: str) -> Any:
 
 
 def test_python_publishes(serve: Serve) -> None:
-    server = serve()
+    server = serve(ping_interval=0)
     names: dict[str, Any] = {}
     exec(compile(at(server.port, snippet(PAGE, "python")), PAGE, "exec"), names)
     with server.connect("scores") as client, names["publisher"] as publisher:
