@@ -27,6 +27,8 @@ def launch(settings: Settings, succession: Succession | None = None, *, demo: bo
 
 def _launch(settings: Settings, succession: Succession | None, demo: bool) -> int:
     raise_descriptor_limit()
+    if settings.broker.startswith("rediss:"):
+        import ssl  # noqa: F401 (before uvloop, which does without it else)
     if succession is not None and succession.role == ADOPT:
         from fastcable import supervisor
 

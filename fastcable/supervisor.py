@@ -321,7 +321,7 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> Worker | None:
         """Fork a worker for this slot; None: that failed."""
-        _import_all()
+        _import_all(self._settings)
         mine, its = socket.socketpair()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is sent to the child must not wake its parent
         try:
@@ -593,7 +593,7 @@ def _counted(workers: int) -> str:
     return f"{workers} worker{'s' * (workers != 1)}"
 
 
-def _import_all() -> None:
+def _import_all(settings: Settings) -> None:
     """What workers need is loaded once, before the fork, and the objects that they will share are kept from the garbage
     collector, which would write to each of them."""
     if gc.get_freeze_count() == 0:
@@ -602,7 +602,9 @@ def _import_all() -> None:
         import_event_loop()  # before all those who import asyncio or uvloop themselves
 
         import fastcable.worker  # noqa: F401
+        from fastcable.brokers.configured import load
 
+        load(settings)
         gc.collect()
         gc.freeze()
 

@@ -15,7 +15,7 @@ import pytest
 
 from fastcable.brokers import HandoverError, redis_connection
 from tests.redis_nodes import Node, node, run, until
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, free_port, self_signed
 
 
 @pytest.fixture(autouse=True)
@@ -538,31 +538,6 @@ def test_redis_behind_tls(redis: RedisServer, tmp_path: Path) -> None:
 
     assert ssl.HAS_TLSv1_2  # of the real module: uvloop would refuse TLS else
     run(scenario())
-
-
-def self_signed(directory: Path) -> tuple[str, str]:
-    """A certificate for 127.0.0.1, and its key."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(True, None), True)
-        .sign(key, hashes.SHA256()))
-    paths = directory / "certificate.pem", directory / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return str(paths[0]), str(paths[1])
 
 
 def test_redis_behind_a_unix_socket(redis: RedisServer) -> None:

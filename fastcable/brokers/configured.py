@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from fastcable._hub import Hub
@@ -23,6 +24,15 @@ def broker(settings: Settings, hub: Hub, loop: asyncio.AbstractEventLoop, link: 
     joined = Joined(settings, hub)
     joined.inner = _carrier(settings, joined.hub, loop, link)
     return joined
+
+
+def load(settings: Settings) -> None:
+    """Import what the broker needs, if it is there, for processes that are forked to share it."""
+    if settings.broker != "memory":
+        with contextlib.suppress(ImportError):
+            import redis.asyncio.connection  # noqa: F401
+
+            import fastcable.brokers.redis  # noqa: F401
 
 
 def _carrier(settings: Settings, hub: Hub, loop: asyncio.AbstractEventLoop, link: Link | None) -> Broker:

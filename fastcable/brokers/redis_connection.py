@@ -77,6 +77,7 @@ class RedisConnection(asyncio.Protocol):
         self._loop = loop
         self._role = role
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         # Of the connection that there is
         self.up = False
         self.full = False
@@ -93,16 +94,16 @@ class RedisConnection(asyncio.Protocol):
         self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        self._stopped = True
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # more than once, because in a handshake it may be taken for something else
+            await asyncio.wait([self._task], timeout=0.1)
 
     # Life
 
     async def _run(self) -> None:
         pause = FIRST_PAUSE
-        while True:
+        while not self._stopped:
             began = self._loop.time()
             try:
                 opened = await self._endpoint.open()

@@ -59,6 +59,8 @@ class Endpoint:
             problem = self.line(error)
             if problem.startswith("Port "):  # and then comes what may be half of a password
                 problem = "bad port, or a password in which / ? or # is not percent-encoded"
+            if "unexpected keyword" in problem:
+                problem = f"unknown option in the URL: {problem.rpartition(' ')[2]}"
             raise SettingsError(f"broker: {problem}") from None
         self.name: str = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
