@@ -9,7 +9,7 @@ from fastcable import listeners
 from fastcable.cores import available_cores
 from fastcable.descriptors import raise_descriptor_limit
 from fastcable.settings import Settings, SettingsError
-from fastcable.succession import ADOPT, CHECK, WORKER, Succession
+from fastcable.succession import ADOPT, CHECK, REPLACE, Succession
 
 
 def launch(settings: Settings, succession: Succession | None = None, *, demo: bool = False) -> int:
@@ -29,7 +29,7 @@ def _launch(settings: Settings, succession: Succession | None, demo: bool) -> in
     raise_descriptor_limit()
     if settings.broker.startswith("rediss:"):
         import ssl  # noqa: F401 (before uvloop, which does without it else)
-    if succession is not None and succession.role == ADOPT:
+    if succession is not None and succession.role in (ADOPT, REPLACE):
         from fastcable import supervisor
 
         return supervisor.adopt(settings, succession, demo=demo)
@@ -47,13 +47,9 @@ def _launch(settings: Settings, succession: Succession | None, demo: bool) -> in
         return supervisor.run(settings, demo=demo)
     if succession.role == CHECK:
         return _check(settings, demo)
-    if succession.role == WORKER:
-        from fastcable import worker
+    from fastcable import worker
 
-        return worker.succeed(settings, succession.description, demo=demo)
-    from fastcable import supervisor
-
-    return supervisor.adopt(settings, succession, demo=demo)
+    return worker.succeed(settings, succession.description, demo=demo)
 
 
 def _check(settings: Settings, demo: bool) -> int:

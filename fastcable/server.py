@@ -38,6 +38,7 @@ logger = logging.getLogger("fastcable")
 LINGER_SECONDS = 2.0
 DRAIN_STEP = 0.05  # seconds between two groups of closes while draining
 LAST_SECONDS = 1.0  # of a drain, for the answers to the last close frames
+HANDSHAKE_SECONDS = 3.0  # beyond the time to retire, for handshakes that were under way
 REPORT_SECONDS = 10.0
 LAST_TURNS = 3  # of the loop, in which what a listener accepted before it was closed becomes a connection
 
@@ -187,14 +188,19 @@ class Server:
         Clients whose handshake is under way are let in before they are sent on, and publishers are told to come anew
         with an answer, as long as they post.
         """
-        end = self.loop.time() + seconds
+        latest = self.loop.time() + seconds - _last(seconds)
         spread = seconds - _last(seconds)
         self.close_listeners()
+        for _ in range(LAST_TURNS):
+            await asyncio.sleep(0)
         step = math.ceil(self.cable.connections * DRAIN_STEP / spread) if spread else sys.maxsize
-        while (self.cable.connections or len(self.site.handshakes)) and self.loop.time() < end - _last(seconds):
+        while (self.cable.connections and self.loop.time() < latest) or (
+            len(self.site.handshakes) and self.loop.time() < latest + HANDSHAKE_SECONDS
+        ):
             self._close_oldest(step, "server restarting")
             await asyncio.sleep(DRAIN_STEP)
         self.site.draining = True
+        end = max(self.loop.time(), latest) + _last(seconds)
         idle = min(self.loop.time() + LAST_SECONDS, end)
         while (self.cable.connections or self.requests) and self.loop.time() < end:
             self._close_oldest(sys.maxsize, "server restarting")

@@ -32,6 +32,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastcable import __version__, listeners, succession
@@ -153,7 +154,6 @@ class Supervisor:
         else:
             self._to_replace += [slot for slot in self._slots if slot.worker is None]
         self._reap()
-        self._replace_next()
 
     def _adopt_worker(self, facts: Mapping[str, Any]) -> None:
         pid, index = facts["pid"], facts["index"]
@@ -170,6 +170,9 @@ class Supervisor:
     def run(self) -> int:
         """Until all workers have ended; returns the exit code."""
         try:
+            if self._to_replace:
+                self._load()
+            self._replace_next()
             while self._workers or not self._draining:
                 self._turn()
         finally:
@@ -200,8 +203,16 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked when this process took the place of another
 
-    def _turn(self) -> None:
-        for key, events in self._selector.select(self._patience()):
+    def _load(self) -> None:
+        """Load what new workers need, and go on carrying messages in between: who posts is waiting."""
+        from fastcable.event_loop import import_event_loop
+
+        for load in (import_event_loop, _import_server, partial(_import_all, self._settings)):
+            self._turn(0.0)
+            load()
+
+    def _turn(self, patience: float | None = None) -> None:
+        for key, events in self._selector.select(self._patience() if patience is None else patience):
             if not isinstance(key.data, Worker):
                 key.data()
             elif events & selectors.EVENT_READ:
@@ -570,7 +581,7 @@ class Supervisor:
         seconds = self._settings.reload_drain / self._count
         self._step = worker
         worker.retiring = True
-        worker.deadline = time.monotonic() + seconds + GRACE
+        worker.deadline = time.monotonic() + seconds + 2 * GRACE
         self._switch.control(worker.pid, {"do": "retire", "seconds": seconds})
 
     def _stop_replacing(self, why: str) -> None:
@@ -591,6 +602,10 @@ def _inherited(descriptor: int) -> socket.socket:
 
 def _counted(workers: int) -> str:
     return f"{workers} worker{'s' * (workers != 1)}"
+
+
+def _import_server() -> None:
+    import fastcable.server  # noqa: F401
 
 
 def _import_all(settings: Settings) -> None:

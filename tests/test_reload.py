@@ -35,7 +35,7 @@ from tests.harness import (
 from tests.swarm import Member, Swarm
 
 ONE_OR_TWO = pytest.mark.parametrize("workers", ["1", "2"], ids=["one process", "two workers"])
-SILENT = ("--ping-interval", "0", "--idle-timeout", "0")
+SILENT = ("--ping-interval", "0", "--idle-timeout", "0", "--publish-timeout", str(PATIENCE))
 QUICK = ("--reload-drain", "0.2", *SILENT)
 RELOADED = "INFO    reloaded"
 SUBSCRIBE = UPGRADE + frame(TEXT, b'{"type":"subscribe","stream":"s"}')
@@ -124,8 +124,8 @@ def test_nobody_is_refused_and_every_client_gets_all_messages_of_its_time(spawn:
             for _ in range(2):
                 reloaded = send_hup(server)
                 swarm.run_until(live)
-        swarm.run_until(lambda: live() and all(member.frames for member in present))
-        until(lambda: server.post({"stream": "s", "data": "end"}) == (200, {"subscribers": len(present)}))
+        everyone = (200, {"subscribers": len(present)})
+        swarm.run_until(lambda: live() and server.post({"stream": "s", "data": "end"}) == everyone)
         swarm.run_until(lambda: all(end_of(member) for member in present))
     assert visits.count
     assert posts.count

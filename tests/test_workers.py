@@ -30,11 +30,12 @@ def two(spawn: Spawn) -> ServerProcess:
 
 
 def on_both(swarm: Swarm, server: ServerProcess, count: int = 40) -> list[Member]:
-    """Clients of stream "s", so many that each of two workers has some (but for one time in 10^11), once every worker
-    knows of them."""
+    """Clients of stream "s", so many that each of two workers has some (but for one time in 10^11), once each worker
+    knows how many the other has (but for one time in 10^6)."""
     members = swarm.connect(count, "s")
     posts = itertools.count()
-    until(lambda: server.post({"stream": "s", "data": next(posts)}) == (200, {"subscribers": count}))
+    everybody = (200, {"subscribers": count})
+    until(lambda: all(server.post({"stream": "s", "data": next(posts)}) == everybody for _ in range(20)))
     last = message("s", next(posts) - 1)
     swarm.run_until(lambda: all(member.messages[-1:] == [last] for member in members))
     for member in members:
