@@ -68,6 +68,8 @@ class Check:
         code = os.waitstatus_to_exitcode(status)
         lines = [line for line in self.said.decode("utf-8", "replace").splitlines() if line.strip()]
         last = lines[-1] if lines else ""
+        if code < 0 and not last.startswith("the check took"):
+            return f"the check was ended by {signal.Signals(-code).name}"
         if code:
             return last.removeprefix("fastcable: ") or f"the check ended with {code}"
         import orjson

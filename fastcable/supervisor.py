@@ -9,12 +9,14 @@ time; a forked worker makes its own.
     starting   the first worker is started alone, the others when it listens; one that ends now ends all (its error is
                the server's). When all listen, one line says so.
     running    a worker that ends is followed by another, at once if it had lived for a while, else after a time that
-               doubles; meanwhile its sockets are closed, so that the kernel gives its share to the others.
+               doubles; meanwhile its sockets are closed, so that the kernel gives its share to the others, if there
+               are any.
     checking   SIGHUP: a child process tries whether the server would start now. If not, one line says why, and nothing
                changes. Else the supervisor executes the program anew in its own process, which adopts the workers.
-    replacing  slot by slot: a successor is started on the same sockets; when it listens, the old worker is told to
-               retire, and when that has ended it is the next slot's turn. A successor that fails ends the replacing,
-               and the old workers stay. A SIGHUP that comes meanwhile has its turn afterwards.
+    replacing  slot by slot a successor is started on the same sockets. When all listen, all old workers are told to
+               accept no more, and then to retire, one after the other; so a client that is sent away by one meets
+               none of the others, and moves once. A successor that fails ends this, and the old worker of its slot
+               and those of the slots behind stay. A SIGHUP that comes meanwhile has its turn afterwards.
     draining   SIGTERM or SIGINT: each worker drains as a single process does. A second signal kills them.
 
 When the supervisor itself is killed the links end, and the workers drain.
@@ -117,6 +119,7 @@ class Supervisor:
         self._surplus: deque[Worker] = deque()
         self._step: Worker | None = None  # whose start or end the replacing waits for
         self._replacing = False
+        self._failed = False  # not all could be replaced
         self._again = False  # SIGHUP came during a reload
         self._draining = False
         self._exit_code = 0
@@ -390,7 +393,8 @@ class Supervisor:
             if not self._announced:
                 self._announce()
             elif self._step is worker:
-                self._replaced(worker.slot)
+                self._step = None
+                self._replace_next()
         elif not (self._draining or self._replacing or self._check is not None):
             self._departure.told(pid, message.get("is"), self._workers, worker.heard)
 
@@ -451,8 +455,9 @@ class Supervisor:
             wait = min(BACK_OFF * 2 ** (slot.failures - 2), LONGEST_BACK_OFF)
             logger.warning("another worker is started in %g s", wait)
             slot.restart = time.monotonic() + wait
-            for listening in slot.listening:
-                listening.suspend()
+            if len(self._slots) > 1:  # else nobody takes the connections in its place, and they may as well wait
+                for listening in slot.listening:
+                    listening.suspend()
         elif self._start(slot) is None:
             self._follow(slot, 0.0)
 
@@ -546,9 +551,11 @@ class Supervisor:
         return ""
 
     def _replace_next(self) -> None:
-        """Begin with the next slot, or with the next worker whose slot there is no more."""
+        """Start the next successor, or, when all are there, retire the next old worker."""
         if self._draining or not self._replacing or self._step is not None:
             return
+        if not self._to_replace:
+            self._dismiss()
         if self._to_replace:
             slot = self._to_replace.popleft()
             slot.old = slot.worker
@@ -560,19 +567,19 @@ class Supervisor:
             self._retire(self._surplus.popleft())
         else:
             self._replacing = False
-            logger.info("reloaded")
+            if not self._failed:
+                logger.info("reloaded")
             notify("READY=1", f"STATUS={_counted(self._count)}")
             if self._again:
                 self._reload()
 
-    def _replaced(self, slot: Slot) -> None:
-        """The successor listens."""
-        self._step = None
-        old, slot.old = slot.old, None
-        if old is not None:
-            self._retire(old)
-        else:
-            self._replace_next()
+    def _dismiss(self) -> None:
+        """Have the old workers whose successors listen accept no more; they are to retire."""
+        for slot in self._slots:
+            old, slot.old = slot.old, None
+            if old is not None and old.port is not None:
+                self._switch.control(old.pid, {"do": "leave"})
+                self._surplus.append(old)
 
     def _retire(self, worker: Worker) -> None:
         if worker.pid not in self._workers or worker.port is None:
@@ -586,12 +593,10 @@ class Supervisor:
 
     def _stop_replacing(self, why: str) -> None:
         logger.error("reload: %s: the old workers stay", why)
-        notify("READY=1")
         self._step = None
-        self._replacing = False
+        self._failed = True
         self._to_replace.clear()
-        if self._again:
-            self._reload()
+        self._replace_next()
 
 
 def _inherited(descriptor: int) -> socket.socket:
