@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
 # Tests that mostly wait for browsers and other programs, those that take longest first: two of them at a time.
-WAITING := showcase ruby rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
+WAITING := showcase ruby network rails_redis solid_cable_server rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
 	development lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher \
 	proxy publish credentials sources_postgresql sources_sqlite installation deploy systemd idle
 WAITING := $(WAITING:%=tests/test_%.py)

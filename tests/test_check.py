@@ -36,7 +36,7 @@ def ended(check: Check) -> str | None:
     ("import sys; sys.exit('fastcable: port: no')", "port: no"),
     ("raise ImportError('no such module')", "ImportError: no such module"),
     ("import sys; sys.exit(3)", "the check ended with 3"),
-    (f"import os; os.kill(os.getpid(), {signal.SIGKILL:d})", "the check ended with -9"),
+    (f"import os; os.kill(os.getpid(), {signal.SIGKILL:d})", "the check was ended by SIGKILL"),
     ("", "the check did not say what it found"),
     ("print('[]')", "the check did not say what it found"),
     ("print('{}')", "the check did not say what it found"),
