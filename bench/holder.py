@@ -44,7 +44,7 @@ REFUSED = "503"
 _IP_BIND_ADDRESS_NO_PORT = 24
 
 
-def _frame(opcode: int, payload: bytes) -> bytes:
+def masked(opcode: int, payload: bytes) -> bytes:
     """Masked with zeros, which the server cannot tell from any other mask."""
     assert len(payload) < 126
     return bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload
@@ -53,11 +53,11 @@ def _frame(opcode: int, payload: bytes) -> bytes:
 HELLO = (
     b"GET /cable HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-) + _frame(TEXT, b'{"type":"subscribe","stream":"%s"}' % STREAM.encode())
+) + masked(TEXT, b'{"type":"subscribe","stream":"%s"}' % STREAM.encode())
 SUBSCRIBED_TEXT = b'{"type":"subscribed","stream":"%s"}' % STREAM.encode()
 PING_TEXT = b'{"type":"ping"}'
 PING_FRAME = bytes((0x80 | TEXT, len(PING_TEXT))) + PING_TEXT
-PONG_FRAME = _frame(TEXT, b'{"type":"pong"}')
+PONG_FRAME = masked(TEXT, b'{"type":"pong"}')
 BEFORE, AFTER = b'{"type":"message","stream":"%s","data":' % STREAM.encode(), b"}"
 
 
@@ -212,7 +212,7 @@ class Holder:
         elif payload == PING_TEXT:
             self._pong(client)
         elif opcode == PING:
-            self._send(client, _frame(PONG, payload))
+            self._send(client, masked(PONG, payload))
         elif payload == SUBSCRIBED_TEXT and client.state == SUBSCRIBING:
             client.state = SUBSCRIBED
             self._settling -= 1
@@ -221,7 +221,7 @@ class Holder:
         elif opcode == CLOSE and client.state == SUBSCRIBED:
             client.close_code = str(int.from_bytes(payload[:2], "big"))
             self._leave(client, CLOSING)
-            self._send(client, _frame(CLOSE, payload[:2]))
+            self._send(client, masked(CLOSE, payload[:2]))
         else:
             state.strange += 1
 

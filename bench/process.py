@@ -125,6 +125,24 @@ class Server:
     def pids(self) -> set[int]:
         return descendants({process.pid for process in self._started})
 
+    @property
+    def main(self) -> int:
+        """The process of the last of the programs."""
+        return self._started[-1].pid
+
+    def logged(self, pattern: str) -> bool:
+        """Whether the programs have written what matches."""
+        return re.search(pattern, self.log.read_text(errors="replace")) is not None
+
+    def wait_until_logged(self, pattern: str) -> None:
+        """Raises `Failed` when a program ends first, or it takes too long."""
+        end = time.monotonic() + READY_SECONDS
+        while not self.logged(pattern):
+            self.check()
+            if time.monotonic() > end:
+                raise Failed(f"{self.peer.key} does not say {pattern!r}: {self._complaint()}")
+            time.sleep(0.02)
+
     def check(self) -> None:
         """Raises `Failed` when one of the programs has ended."""
         for process in self._started:

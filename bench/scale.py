@@ -38,6 +38,8 @@ PER_HOLDER = 19_000
 """Connections of one holder: the usual limit of 20,000 open files less some."""
 REPORT_SECONDS = 0.3
 """After which the counts that workers have of each other are up to date."""
+LISTENING = "listens on"
+"""What a server says once all its workers listen."""
 KB, MB = 1024, 1 << 20
 
 
@@ -197,8 +199,7 @@ class Run:
 
     def measure(self) -> None:
         scale, holders = self._scale, self._holders
-        while not self._logged("listens on"):  # which is said when all workers do
-            time.sleep(0.01)
+        self._server.wait_until_logged(LISTENING)
         scale.before = self._picture()
         self._own_files = min(map(_open_files, self._workers()))
         self._progress.step(f"{scale.connections:,} clients connect and subscribe")
@@ -261,8 +262,8 @@ class Run:
         connects, ended, before = holders.connects, holders.ended(), self._server.usage()
         peak, processes, least = Memory(), 0, scale.connections
         next_look = start = time.monotonic()
-        os.kill(self._supervisor(), signal.SIGHUP)
-        while not self._logged("reloaded"):
+        os.kill(self._server.main, signal.SIGHUP)
+        while not self._server.logged("reloaded"):
             if holders.read(0.05):
                 again = holders.connects - connects
                 self._progress.detail(f"{holders.subscribed:,} are subscribed, {again:,} came back")
@@ -273,7 +274,7 @@ class Run:
                 now = self._server.memory()
                 if now.pss > peak.pss:
                     peak, processes = now, len(self._server.pids())
-            if self._logged("nothing changed|the old workers stay"):
+            if self._server.logged("nothing changed|the old workers stay"):
                 raise Failed("the server was not replaced: " + self._server.log.read_text().splitlines()[-1])
         seconds = time.monotonic() - start
         self._all_subscribed()
@@ -282,19 +283,12 @@ class Run:
             seconds, back, self._server.usage() - before, holders.connects - connects,
             dict(holders.ended() - ended), peak, processes, least, self._shares())
 
-    def _supervisor(self) -> int:
-        """The only one that is nobody's child here."""
-        return min(self._server.pids())
-
-    def _logged(self, pattern: str) -> bool:
-        return re.search(pattern, self._server.log.read_text()) is not None
-
     def _shares(self) -> list[int]:
         """Connections of each worker: what it has open beyond what it had before anybody came."""
         return [_open_files(pid) - self._own_files for pid in sorted(self._workers())]
 
     def _workers(self) -> set[int]:
-        return self._server.pids() - {self._supervisor()}
+        return self._server.pids() - {self._server.main}
 
     def _picture(self) -> Picture:
         values = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
@@ -308,21 +302,19 @@ def _open_files(pid: int) -> int:
     return sum(1 for _ in os.scandir(f"/proc/{pid}/fd"))
 
 
-def server_of(workers: int, reload_drain: float, *options: str) -> Peer:
-    """fastcable with so many workers, as the benchmark starts servers."""
+def fastcable(key: str, *options: str) -> Peer:
+    """A server with these options, as the benchmark starts servers, on all cores."""
 
-    def command(port: int) -> list[list[str]]:
-        return [[
-            sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", str(port),
-            "--workers", str(workers), "--reload-drain", str(reload_drain), *options]]
+    def commands(port: int) -> list[list[str]]:
+        return [[sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", str(port), *options]]
 
-    return Peer(
-        f"scale-{workers}", "fastcable", lambda: None, command, dict, cores=len(os.sched_getaffinity(0)))
+    return Peer(key, "fastcable", lambda: None, commands, dict, cores=len(os.sched_getaffinity(0)))
 
 
 def measure(scale: Scale, port: int, progress: Progress) -> None:
     """Fill it in. Raises `Failed`."""
-    server = Server(server_of(scale.workers, scale.reload_drain), port)
+    peer = fastcable("scale", "--workers", str(scale.workers), "--reload-drain", str(scale.reload_drain))
+    server = Server(peer, port)
     with server, Holders(port, scale.holders, progress) as holders:
         Run(scale, server, holders, progress).measure()
 
