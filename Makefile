@@ -9,7 +9,7 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 # Tests that mostly wait for browsers and other programs, those that take longest first: two of them at a time.
 WAITING := showcase ruby network rails_redis solid_cable_server rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
 	development lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher \
-	proxy publish scale credentials sources_postgresql sources_sqlite installation deploy systemd idle
+	proxy publish scale credentials sources_postgresql sources_sqlite installation deploy systemd idle status metrics
 WAITING := $(WAITING:%=tests/test_%.py)
 
 .PHONY: run showcase test lint bench dist fuzz sanitize clean

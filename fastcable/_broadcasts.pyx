@@ -44,6 +44,9 @@ cdef object _FORWARDED = error(
 cdef object _FOREIGN_PAGE = error(
     403, "without a broadcast_key no page of another host may publish: set broadcast_key and post "
          "from the application, with Authorization: Bearer KEY")
+cdef object _FOREIGN_HOST = error(
+    403, "without a broadcast_key this is for this machine only, by the name localhost or a loopback address: set "
+         "broadcast_key and send it as Authorization: Bearer KEY")
 cdef object _ACCEPTED = Response(201, b"", b"")
 cdef object _NOT_JSON = error(415, "Content-Type must be application/json")
 cdef object _ENCODED = error(415, "a Content-Encoding is not taken")
@@ -117,6 +120,15 @@ cdef class Broadcasts:
         if self.max_size and request.length is not None and request.length > self.max_size:
             return error(413, f"body is larger than max_broadcast_size ({self.max_size} bytes)")
         return None
+
+    def may_look(self, Request request not None, peer):
+        """None: who may publish may see what goes on here, too; else what to answer. Without a key a page of another
+        host must not, which a browser may take for this one's (DNS rebinding)."""
+        if not self.key and not self.anycable_key:
+            host = parse_origin(b"http://" + request.fields.get(b"host", b""))
+            if host is None or _is_loopback_host(host.host) is None:
+                return _FOREIGN_HOST
+        return self.check_permission(request, peer)
 
     def count(self, Request request not None, peer):
         if request.method != b"GET" and request.method != b"HEAD":

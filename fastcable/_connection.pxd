@@ -30,6 +30,7 @@ cdef class Cable:
     cdef public object closing
     cdef public object lingering
     cdef public object expiries
+    cdef public object journal
     # State
     cdef readonly Py_ssize_t connections
     cdef readonly dict blocked
@@ -75,6 +76,7 @@ cdef class Connection(Subscriber):
     cdef int pong(self, bytes payload) except -1
     cdef int closed_by_peer(self, int code) except -1
     cdef int leave(self, State state) except -1
+    cdef int ended(self, str by, int code) except -1
     cdef int finish(self) except -1
     cdef int read_on(self) except -1
     cdef bint stalled(self, uint32_t allowance) except -1

@@ -8,6 +8,7 @@ from fastcable._outbox import Outbox
 from fastcable._pending import Pending
 from fastcable.admission import Expiries
 from fastcable.dialects import Dialect
+from fastcable.journal import Journal
 from fastcable.settings import Settings
 from fastcable.tokens import Claims
 
@@ -19,6 +20,7 @@ class Cable:
     lingering: Deadlines
     clock: Callable[[], float]
     expiries: Expiries | None
+    journal: Journal | None
     def __init__(
         self,
         settings: Settings,

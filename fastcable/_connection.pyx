@@ -88,7 +88,7 @@ cdef class Cable:
 
     `heartbeat.opened(connection)` and `.left(connection)` tell who wants pings; `closing` and `lingering` are queues
     of deadlines, `clock()` their time in seconds; `expiries` is the queue of those who have a token, None where nobody
-    has one. Limits: 0 switches one off. With `binary` the dialects take binary messages, too, in `received_binary`.
+    has one; `journal`, if there is one, is told of each end. Limits: 0 switches one off. With `binary` the dialects take binary messages, too, in `received_binary`.
     """
 
     def __init__(self, settings, Hub hub not None, closing, lingering, clock, *, bint binary=False):
@@ -105,6 +105,7 @@ cdef class Cable:
         self.lingering = lingering
         self.clock = clock
         self.expiries = None
+        self.journal = None
         self.blocked = {}
         self.ending = {}
         self.parser = self.new_parser()
@@ -201,6 +202,9 @@ cdef class Connection(Subscriber):
         # Without a high-water mark the transport tells us of the first byte that the socket did not take.
         self.transport.set_write_buffer_limits(0)
         self.cable.connections += 1
+        self.cable.hub.counters.opened += 1
+        if self.cable.journal is not None:
+            self.cable.journal.opened(self)
         self.cable.heard(&self.peer)
         self.cable.heartbeat.opened(self)
         self.write(response)
@@ -217,6 +221,7 @@ cdef class Connection(Subscriber):
 
     def __call__(self, bytes data not None):
         cdef FrameParser parser = self.parser
+        self.cable.hub.counters.bytes_received += PyBytes_GET_SIZE(data)
         if self.state == OPEN:
             if self.peer.heard != self.cable.now:
                 self.cable.heard(&self.peer)
@@ -267,8 +272,11 @@ cdef class Connection(Subscriber):
         if self.state == LOST:
             return
         if self.state == OPEN:
+            self.ended("none", 1006)
             self.leave(LOST)
         self.state = LOST
+        if self.cable.journal is not None:
+            self.cable.journal.lost(self)
         self.cable.connections -= 1
         self.cable.closing.discard(self)
         self.cable.lingering.discard(self)
@@ -361,6 +369,7 @@ cdef class Connection(Subscriber):
         if not self.outbox.pinged:
             self.outbox.pinged = True
             self.outbox.unsent += PyBytes_GET_SIZE(frame)  # no byte that the peer took
+            self.cable.hub.counters.bytes_sent += PyBytes_GET_SIZE(frame)
             self.transport.write(frame)
         return 0
 
@@ -381,6 +390,7 @@ cdef class Connection(Subscriber):
                 outbox.reading_paused = True
                 self.transport.pause_reading()
             return 0
+        self.cable.hub.counters.bytes_sent += PyBytes_GET_SIZE(frame)
         sent = send(self.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent != PyBytes_GET_SIZE(frame):
             self.hand_over(frame, max(sent, 0))
@@ -440,6 +450,7 @@ cdef class Connection(Subscriber):
                 if errno == EINTR:
                     continue
                 sent = 0
+            counters.bytes_sent += sent
             for index in range(length):
                 if <size_t>sent < vectors[index].iov_len:
                     break
@@ -451,6 +462,7 @@ cdef class Connection(Subscriber):
             frame = <bytes>item.data
             rest = memoryview(frame)[item.start + sent:item.end]
             counters.deliveries += outbox.shift()
+            counters.bytes_sent += len(rest)
             self.transport.write(rest)
             if outbox.writing_paused or self.transport.is_closing():
                 outbox.hold(frame)
@@ -476,6 +488,7 @@ cdef class Connection(Subscriber):
             self.cable.hub.disconnected(self, True)
         if self.state != OPEN:  # or no longer: that was too much for a slow one
             return
+        self.ended("server", code)
         self.leave(CLOSING)
         self.write(self.last_words(code, reason))
         self.cable.closing.add(self, self.cable.clock())
@@ -485,6 +498,7 @@ cdef class Connection(Subscriber):
         if self.state > CLOSING:
             return
         if self.state == OPEN:
+            self.ended("server", code)
             self.leave(LINGERING)
             self.drop_waiting()
             self.write(self.last_words(code, reason))
@@ -523,6 +537,7 @@ cdef class Connection(Subscriber):
 
     cdef int closed_by_peer(self, int code) except -1:
         if self.state == OPEN:
+            self.ended("client", code)
             self.leave(LINGERING)
             self.drop_waiting()
             self.write(encode_close(code, ""))
@@ -532,7 +547,14 @@ cdef class Connection(Subscriber):
 
     def drop_waiting(self):
         if self.outbox is not None:
-            self.outbox.drop()
+            self.outbox.drop(self)
+
+    cdef int ended(self, str by, int code) except -1:
+        """Who ends this connection, which is open: the server, the client, or without a close frame none (1006)."""
+        self.cable.hub.counters.closed(by, code)
+        if self.cable.journal is not None:
+            self.cable.journal.ended(self, by, code)
+        return 0
 
     cdef int leave(self, State state) except -1:
         """Stop being a subscriber, and wanting pings."""

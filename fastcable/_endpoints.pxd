@@ -10,5 +10,7 @@ cdef class Endpoints:
     cdef object broadcasts
     cdef public object publish
     cdef dict files
+    cdef public object reports
 
     cpdef begin(self, Request request, peer)
+    cdef object report(self, Request request, peer)

@@ -9,6 +9,8 @@ from fastcable._request import Request
 from fastcable.response import Response
 from fastcable.settings import Settings
 
+Report = tuple[Callable[[Request], Response | Future[Response]], bool]
+
 class Hub(Publishing, Protocol):
     @property
     def problem(self) -> str | None:
@@ -17,6 +19,9 @@ class Hub(Publishing, Protocol):
 class Endpoints:
     """The paths of one listener."""
 
+    reports: dict[bytes, Report]
+    """What else it answers to GET: for each path what makes the answer, and whether that is for everybody, or only for
+    those who may publish."""
     publish: Callable[..., Response | Future[Response]]
     """Takes the body of a broadcast that may be posted, and the request that it came with (`Broadcasts.publish`)."""
     def __init__(self, settings: Settings, hub: Hub, *, cable: bool, broadcast: bool, demo: bool) -> None:

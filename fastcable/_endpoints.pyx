@@ -43,6 +43,7 @@ cdef class Endpoints:
         self.api_path = API_PATH.encode() if broadcast and settings.secret else None
         self.broadcasts = Broadcasts(settings, hub)
         self.publish = self.broadcasts.publish
+        self.reports = {}
         self.files = {b"/" + name.encode(): (name, _JAVASCRIPT) for name in ("fastcable.js", "fastcable-stream.js")}
         if demo:
             self.files[b"/"] = ("demo.html", _HTML)
@@ -61,6 +62,8 @@ cdef class Endpoints:
             return self.broadcasts.begin(request, peer)
         if path == b"/_streams" and self.broadcast_path:
             return self.broadcasts.count(request, peer)
+        if path in self.reports:
+            return self.report(request, peer)
         if path not in _HEALTH and path not in self.files:
             return _NOT_FOUND
         if request.method not in (b"GET", b"HEAD"):
@@ -71,6 +74,17 @@ cdef class Endpoints:
         if path in _HEALTH:
             return _HEALTHY
         return _file(request, *self.files[path])
+
+
+    cdef object report(self, Request request, peer):
+        if request.method not in (b"GET", b"HEAD"):
+            return error(405, "GET and HEAD only", b"Allow: GET, HEAD\r\n")
+        answer, is_open = self.reports[request.path]
+        if not is_open:
+            refusal = self.broadcasts.may_look(request, peer)
+            if refusal is not None:
+                return refusal
+        return answer(request)
 
 
 def _file(Request request, str name, bytes headers):

@@ -33,6 +33,7 @@ cdef class WebSocketGroup(Group):
     cdef Members members
     cdef ThreadPool threads
     cdef list waiting
+    cdef int64_t since  # when the first of these was posted
     cdef object sealed
     cdef bytes told  # to each who joined lately, and its frame
     cdef bytes told_frame
@@ -40,6 +41,7 @@ cdef class WebSocketGroup(Group):
     cdef Chunk chunk
     cdef Py_ssize_t position
     cdef Py_ssize_t stop
+    cdef int64_t begun
 
     cdef int seal(self) except -1
     cdef int settle(self, Py_ssize_t index, Chunk chunk, bint wanted) except -1

@@ -208,8 +208,10 @@ cdef class Members:
                         connection.enqueue(group, chunk)
             if monotonic_ns() >= until:
                 break
+        chunk.taken += taken
         if group is not None:
             group.counters.deliveries += chunk.count * taken
+            group.counters.bytes_sent += slice.size * taken
         return min(slice.next, stop)
 
 
@@ -279,6 +281,7 @@ cdef class WebSocketGroup(Group):
     cdef int post(self, bytes data) except -1:
         self.counters.backlog += PyBytes_GET_SIZE(data)
         if self.waiting is None:
+            self.since = monotonic_ns()
             self.waiting = [data]
         else:
             self.waiting.append(data)
@@ -313,6 +316,7 @@ cdef class WebSocketGroup(Group):
                 stop += 1
             chunk = Chunk()
             chunk.count = stop - start
+            chunk.since = self.since
             for index in range(start, stop):
                 chunk.posted += PyBytes_GET_SIZE(<bytes>waiting[index])
             if chunk.count > 1:
@@ -327,6 +331,7 @@ cdef class WebSocketGroup(Group):
 
     cdef bint step(self, int64_t until) except -1:
         cdef Py_ssize_t position
+        cdef int64_t now
         while True:
             if self.chunk is None:
                 if not self.sealed:
@@ -335,14 +340,19 @@ cdef class WebSocketGroup(Group):
                     return False
                 self.chunk = self.sealed.popleft()
                 self.position = 0
+                self.begun = monotonic_ns()
                 self.stop = self.members.find(self.chunk.limit)
             # The one member that may leave meanwhile, closed for being slow, has been dealt with; nobody else can,
             # because the transport's callbacks that a send may cause (`pause_writing`) make nobody leave.
             position, self.position = self.position, self.stop
             self.position = self.members.send(self.chunk, self, self.threads, position, self.stop, until)
+            now = monotonic_ns()
             if self.position >= self.stop:
                 self.counters.backlog -= self.chunk.posted
+                if self.chunk.count:
+                    self.counters.fanout.add(now - self.begun, 1)
+                    self.counters.latency.add(now - self.chunk.since, self.chunk.count)
                 self.chunk = None
                 self.members.compact()
-            if monotonic_ns() >= until:
+            if now >= until:
                 return self.chunk is not None or bool(self.sealed) or self.waiting is not None

@@ -171,6 +171,12 @@ cdef class Heartbeat:
     cdef int send_pings(self, uint32_t now) except -1:
         cdef Members slot = self.plain.slots[now % self.plain.ping_beats]
         slot.send(self.ping, None, None, 0, slot.length, NEVER)
+        self.count(self.ping)
+        return 0
+
+    cdef int count(self, Chunk ping) except -1:
+        self.cable.hub.counters.bytes_sent += ping.taken * len(ping.data)
+        ping.taken = 0
         return 0
 
     cdef int send_timed_pings(self, uint32_t now) except -1:
@@ -187,6 +193,7 @@ cdef class Heartbeat:
                     connection.ping_ahead(ping.data)
         for slot in self.timed.slots[phase :: self.timed.ping_beats]:
             slot.send(ping, None, None, 0, slot.length, NEVER)
+        self.count(ping)
         return 0
 
     cdef int give_back_memory(self) except -1:
@@ -242,6 +249,17 @@ cdef class Heartbeat:
                     self.cable.hub.counters.slow_closes += 1
                 connection.reset()
         return 0
+
+    def open_connections(self):
+        """How many connections are open that want plain pings, and how many that want timed ones."""
+        cdef Members slot
+        cdef Py_ssize_t plain = 0
+        cdef Py_ssize_t timed = 0
+        for slot in self.plain.slots:
+            plain += slot.live
+        for slot in self.timed.slots:
+            timed += slot.live
+        return plain, timed
 
     # Socket ids
 

@@ -52,6 +52,10 @@ cdef object _TIMEOUT = error(408, "the request did not arrive within handshake_t
 cdef object _FAILED = error(500, "internal error", close=True)
 
 
+# Of handshakes, by the status that they are answered with.
+cdef dict _REFUSALS = {403: "origin", 405: "method", 426: "upgrade"}
+
+
 cdef enum State:
     HEAD
     BODY
@@ -78,6 +82,7 @@ cdef class Site:
     cdef readonly set requests
     cdef public bint draining
     cdef object turned_away
+    cdef bytes cable_path
 
     def __init__(self, settings, clock, Deadlines lingering not None, Cable cable, dialect,
                  Py_ssize_t max_connections, Py_ssize_t spare, dict dialects=None, admission=None):
@@ -94,13 +99,20 @@ cdef class Site:
         self.admission = admission
         self.requests = set()
         self.turned_away = Throttle()
+        self.cable_path = settings.cable_path.encode()
 
     cpdef bint opened(self, HttpProtocol protocol) except -1:
         if self.cable.connections + len(self.requests) >= self.max_connections + self.spare:
+            self.refused("connections")
             self.turned_away.log(logging.WARNING, "cut off a new connection: %d are open", self.max_connections)
             return False
         self.requests.add(protocol)
         return True
+
+    cdef int refused(self, str reason) except -1:
+        if self.cable is not None:
+            self.cable.hub.counters.refused(reason)
+        return 0
 
     cpdef closed(self, HttpProtocol protocol):
         self.requests.discard(protocol)
@@ -119,6 +131,7 @@ cdef class Site:
         """Let in who has a token; others get to know why not."""
         claims = self.admission.decide(request.target, request.headers)
         if isinstance(claims, str):
+            self.refused("token")
             Connection(self.cable, Refusal(dialect, claims), transport).open(response, rest)
         else:
             TokenConnection(self.cable, dialect, transport, claims).open(response, rest)
@@ -163,6 +176,7 @@ cdef class HttpProtocol:
         elif self.is_idle():
             self.close()
         else:
+            self.site.refused("timeout")
             self.finish(_TIMEOUT.encode(b"Connection: close\r\n"))
 
     def close_if_idle(self):
@@ -304,6 +318,8 @@ cdef class HttpProtocol:
         if isinstance(answer, Accept):
             self.upgrade(request, answer, data[end:] if end < len(data) else b"")
             return len(data)
+        if request.path == site.cable_path:
+            site.refused(_REFUSALS.get(answer.status, "malformed"))
         self.answer_with(request, answer, request.length != 0)
         return end
 
@@ -385,6 +401,7 @@ cdef class HttpProtocol:
 
     cdef int refuse(self, problem) except -1:
         logger.debug("a request was refused with %d: %s", problem.status, problem)
+        self.site.refused("malformed")
         answer = error(problem.status, str(problem))
         body = self.head is None or self.head.method != b"HEAD"
         self.finish(answer.encode(b"Connection: close\r\n", body=body))
@@ -394,6 +411,7 @@ cdef class HttpProtocol:
         cdef Site site = self.site
         transport = self.transport
         if site.draining or site.is_full():
+            site.refused("draining" if site.draining else "full")
             self.answer(request, _DRAINING if site.draining else _FULL, True)
             return 0
         self.release()

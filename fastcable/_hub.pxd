@@ -1,6 +1,8 @@
 cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+from fastcable._histogram cimport Histogram
+
 
 cdef struct Subscription:
     void* group  # a Group, borrowed: its stream keeps it for as long as anybody holds it
@@ -19,7 +21,20 @@ cdef class Counters:
     cdef public uint64_t drops
     cdef public uint64_t gaps
     cdef public uint64_t slow_closes
+    cdef public uint64_t opened
+    cdef public uint64_t bytes_received
+    cdef public uint64_t bytes_sent
     cdef public int64_t backlog
+    cdef public int64_t subscriptions
+    cdef readonly dict closes
+    cdef readonly dict refusals
+    cdef readonly Histogram fanout
+    cdef readonly Histogram latency
+    cdef public set dropping
+    cdef uint32_t period
+
+    cpdef closed(self, str by, int code)
+    cpdef refused(self, str reason)
 
 
 @cython.no_gc

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+from fastcable._histogram import Histogram
 from fastcable.brokers import Broker, Handover
 from fastcable.dialects import Dialect
 from fastcable.retained import Retained
@@ -12,7 +13,23 @@ class Counters:
     drops: int
     gaps: int
     slow_closes: int
+    opened: int
+    bytes_received: int
+    bytes_sent: int
     backlog: int
+    subscriptions: int
+    dropping: set[int] | None
+    @property
+    def closes(self) -> dict[tuple[str, int], int]: ...
+    @property
+    def refusals(self) -> dict[str, int]: ...
+    @property
+    def fanout(self) -> Histogram: ...
+    @property
+    def latency(self) -> Histogram: ...
+    def closed(self, by: str, code: int) -> None: ...
+    def refused(self, reason: str) -> None: ...
+    def take_dropping(self) -> int: ...
 
 class Subscriber:
     errors: int

@@ -56,8 +56,38 @@ cdef int64_t monotonic_ns() noexcept nogil:
 
 cdef class Counters:
     """What happened since the start: `broadcasts` accepted; messages delivered (`deliveries`: handed to a peer's
-    socket) and dropped (`drops`); `gaps` told; connections closed for being slow (`slow_closes`). And what is going on
-    now: bytes posted to groups and still to be sent (`backlog`)."""
+    socket) and dropped (`drops`); `gaps` told; connections closed for being slow (`slow_closes`); WebSockets `opened`,
+    and `closes` of them by who closed them and the code; `refusals` of connections and requests by their reason; bytes
+    of WebSockets received, and sent to sockets. And what is going on now: bytes posted to groups and still to be sent
+    (`backlog`), `subscriptions` held, pending ones included.
+
+    `fanout` is how long the sends of messages to a group took, `latency` how long messages took from when they were
+    posted until each member's socket had them, or they waited for it.
+
+    `dropping`: the connections for which messages were dropped since it was last taken (`take_dropping`); None: nobody
+    wants to know."""
+
+    def __init__(self):
+        self.closes = {}
+        self.refusals = {}
+        self.fanout = Histogram()
+        self.latency = Histogram()
+        self.period = 1
+
+    cpdef closed(self, str by, int code):
+        """Count the end of a WebSocket; codes that only peers invent are one."""
+        key = (by, code if 1000 <= code <= 1015 else 0)
+        self.closes[key] = self.closes.get(key, 0) + 1
+
+    cpdef refused(self, str reason):
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+    def take_dropping(self):
+        """How many connections messages were dropped for since this was last asked."""
+        cdef Py_ssize_t count = len(self.dropping or ())
+        self.dropping = set()
+        self.period += 1
+        return count
 
 
 @cython.no_gc
@@ -113,10 +143,12 @@ cdef class Subscriber:
         self.held[self.held_count] = Subscription(<void*>group, ticket)
         self.held_count += 1
         group.holders += 1
+        group.counters.subscriptions += 1
         return 0
 
     cdef void release(self, Subscription* subscription) noexcept:
         (<Group>subscription.group).holders -= 1
+        (<Group>subscription.group).counters.subscriptions -= 1
         self.held_count -= 1
         subscription[0] = self.held[self.held_count]
 

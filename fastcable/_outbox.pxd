@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastcable._hub cimport Counters, Group, Subscriber
 from fastcable._pending cimport Pending
@@ -18,6 +18,8 @@ cdef class Chunk:
     cdef uint32_t* ends
     cdef uint64_t limit
     cdef size_t posted  # bytes of the messages alone
+    cdef int64_t since  # when the first of them was posted
+    cdef uint64_t taken  # by how many members' sockets, or their transports
 
     cdef size_t end_of(self, uint32_t index) noexcept
 
@@ -60,6 +62,7 @@ cdef class Outbox:
     cdef bint reading_paused
     cdef size_t unsent
     cdef uint32_t progress
+    cdef uint32_t period  # in which messages were last dropped
 
     cdef bint is_full(self) noexcept
     cpdef bint answers_fill(self, int part) noexcept
@@ -68,6 +71,7 @@ cdef class Outbox:
     cdef bint add_newest(self, Group group, Chunk chunk, uint32_t first) except -1
     cdef int replace(self, Group group, bytes data, size_t start, size_t end) except -1
     cdef int thin_out(self) except -1
+    cdef int note_drops(self, Subscriber subscriber) except -1
     cdef int miss(self, Group group, uint32_t messages) except -1
     cdef int left(self, Group group, Subscriber subscriber) except -1
     cdef bint refill(self, Subscriber subscriber) except -1
@@ -77,4 +81,4 @@ cdef class Outbox:
     cdef size_t footprint(self) noexcept
     cdef int hold(self, bytes data) except -1
     cdef int release(self) except -1
-    cpdef drop(self)
+    cpdef drop(self, Subscriber subscriber=*)

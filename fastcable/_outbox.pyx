@@ -87,6 +87,7 @@ cdef class Outbox:
             self.answer(chunk.data)
         for index in range(chunk.count):
             if self.newest is not None or self.is_full():
+                self.note_drops(subscriber)
                 if self.limits.policy == LATEST:
                     return self.add_newest(group, chunk, index)
                 self.counters.drops += chunk.count - index
@@ -147,6 +148,13 @@ cdef class Outbox:
             self.limits.pending.remove(<bytes>item.data)
             Py_DECREF(<bytes>item.data)
         self.length = kept - self.head
+        return 0
+
+    cdef int note_drops(self, Subscriber subscriber) except -1:
+        """Note whom messages are dropped for, once in a while."""
+        if self.period != self.counters.period and self.counters.dropping is not None:
+            self.period = self.counters.period
+            self.counters.dropping.add(<size_t><void*>subscriber)
         return 0
 
     cdef int miss(self, Group group, uint32_t messages) except -1:
@@ -251,8 +259,10 @@ cdef class Outbox:
             self.head = 0
         return first.messages
 
-    cpdef drop(self):
+    cpdef drop(self, Subscriber subscriber=None):
         """Drop everything that waits."""
+        if subscriber is not None and (self.messages or self.newest):
+            self.note_drops(subscriber)
         self.counters.drops += self.messages + len(self.newest or ())
         while self.length:
             self.shift()

@@ -15,7 +15,7 @@ from fastcable.settings import Settings
 
 SECONDS = 30
 """Time for a check."""
-FIXED = ("host", "port", "uds", "broadcast_listen")
+FIXED = ("host", "port", "uds", "broadcast_listen", "metrics_listen")
 """Options that need a restart."""
 
 

@@ -14,6 +14,7 @@ from fastcable.settings import OPTIONS, PREFIX, Settings, SettingsError
 CONFIG_FILE = "fastcable.toml"
 OTHER_VARIABLES = ("FASTCABLE_CONFIG", "FASTCABLE_BROADCAST_URL", "FASTCABLE_TOKEN")  # not options, but ours
 FIXED_PATHS = ("/health", "/health/live", "/health/ready", "/fastcable.js", "/fastcable-stream.js", "/_streams")
+REPORT_PATHS = ("/metrics", "/_status", "/_status.json")
 API_PATH = "/api/publish"  # of AnyCable, for broadcasts; it is there with a secret
 STALE = 6  # seconds, of @rails/actioncable and @anycable/core
 SAFE_SECRET = 32  # bytes, those of an HMAC-SHA256 (RFC 7518 §3.2)
@@ -165,7 +166,7 @@ def _derive_keys(sources: _Sources) -> None:
 
 def _check_paths(settings: Settings, sources: _Sources) -> None:
     for name, path in (("cable_path", settings.cable_path), ("broadcast_path", settings.broadcast_path)):
-        if path in FIXED_PATHS or (settings.secret and path == API_PATH):
+        if path in FIXED_PATHS or path in REPORT_PATHS or (settings.secret and path == API_PATH):
             raise sources.error(name, f"{path} is taken, fastcable serves something else there")
     if settings.cable_path == settings.broadcast_path:
         name = max("broadcast_path", "cable_path", key=lambda name: sources.ranks[name])
@@ -208,6 +209,8 @@ def _doubts(settings: Settings, sources: _Sources) -> Iterable[str]:
         host, _ = split_address(settings.broadcast_listen)
         if not is_loopback(host):
             yield "broadcast_listen is open to other machines, but without a broadcast_key only this one may publish"
+    if settings.metrics_listen and not is_loopback(split_address(settings.metrics_listen)[0]):
+        yield "metrics_listen is open to other machines: everybody there may read the metrics"
     for name in ("jwt_secret", "jwt_public_key", "jwt_audience", "jwt_cookie"):
         if settings.auth == "none" and sources.ranks[name]:
             yield f"{name} is set, but auth is none: nobody is asked for a token (auth = jwt does)"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastcable._heartbeat import Heartbeat
+from fastcable._histogram import Histogram
 from fastcable.settings import Settings
 
 LONGEST_BEAT = 0.5  # seconds
@@ -33,18 +34,19 @@ class Queue(Protocol):
 
 class Clock:
     """Calls `Heartbeat.beat` at even intervals, tells who waits in `queues` when its deadline has passed, and then
-    `watches` what time it is."""
+    `watches` what time it is. `lag` is told how late it was called itself."""
 
-    __slots__ = ("_handle", "_heartbeat", "_loop", "_next", "_queues", "_watches")
+    __slots__ = ("_handle", "_heartbeat", "_lag", "_loop", "_next", "_queues", "_watches")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, heartbeat: Heartbeat, queues: Sequence[Queue],
-        watches: Sequence[Callable[[float], None]] = (),
+        watches: Sequence[Callable[[float], None]] = (), lag: Histogram | None = None,
     ) -> None:
         self._loop = loop
         self._heartbeat = heartbeat
         self._queues = queues
         self._watches = watches
+        self._lag = lag
         self._next = loop.time()
         self._schedule()
 
@@ -57,6 +59,8 @@ class Clock:
 
     def _beat(self) -> None:
         now = self._loop.time()
+        if self._lag is not None:
+            self._lag.observe(max(now - self._next, 0.0))
         if now - self._next >= self._heartbeat.seconds:
             # Beats that were missed while the process was stopped or the machine slept are not made up for.
             self._next = now

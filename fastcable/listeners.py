@@ -37,17 +37,18 @@ class InUse(CannotListen):
 
 @dataclass(slots=True)
 class Listening:
-    """What one process accepts on: sockets of the cable, and those of a broadcast endpoint of its own."""
+    """What one process accepts on: sockets of the cable, of a broadcast endpoint and of metrics of their own."""
 
     cable: list[socket.socket] = field(default_factory=list)
     broadcast: list[socket.socket] = field(default_factory=list)
+    metrics: list[socket.socket] = field(default_factory=list)
     kept: bool = field(default=False, kw_only=True)
     """Whether they are systemd's, which keeps them when we end."""
     _suspended: list[tuple[list[socket.socket], int, Any]] = field(default_factory=list, kw_only=True)
 
     @property
     def sockets(self) -> list[socket.socket]:
-        return [*self.cable, *self.broadcast]
+        return [*self.cable, *self.broadcast, *self.metrics]
 
     def names(self) -> str:
         """Where it listens, each address once."""
@@ -58,25 +59,28 @@ class Listening:
             sock.close()
         self.cable.clear()
         self.broadcast.clear()
+        self.metrics.clear()
         self._suspended.clear()
 
     def copy(self) -> Listening:
         """The same sockets by descriptors of its own."""
         return Listening(
-            [sock.dup() for sock in self.cable], [sock.dup() for sock in self.broadcast], kept=self.kept)
+            *([sock.dup() for sock in sockets] for sockets in (self.cable, self.broadcast, self.metrics)),
+            kept=self.kept)
 
     @property
     def descriptors(self) -> dict[str, Any]:
         return {
             "cable": [sock.fileno() for sock in self.cable], "broadcast": [sock.fileno() for sock in self.broadcast],
-            "kept": self.kept,
+            "metrics": [sock.fileno() for sock in self.metrics], "kept": self.kept,
         }
 
     @classmethod
     def inherited(cls, descriptors: Mapping[str, Any], settings: Settings) -> Listening:
         """What another program, perhaps with other settings, has opened: its `descriptors`."""
         listening = cls(
-            *([socket.socket(fileno=each) for each in descriptors[kind]] for kind in ("cable", "broadcast")),
+            *([socket.socket(fileno=each) for each in descriptors.get(kind, ())]
+              for kind in ("cable", "broadcast", "metrics")),
             kept=descriptors["kept"])
         for sock in listening.sockets:
             sock.set_inheritable(False)
@@ -87,7 +91,7 @@ class Listening:
         """Close what others, too, have a socket for, that the kernel gives new connections to them only."""
         if self.kept:
             return
-        for sockets in (self.cable, self.broadcast):
+        for sockets in (self.cable, self.broadcast, self.metrics):
             for sock in [sock for sock in sockets if sock.family != socket.AF_UNIX]:
                 self._suspended.append((sockets, sock.family, sock.getsockname()))
                 sockets.remove(sock)
@@ -106,7 +110,9 @@ class Listening:
             return self.copy()
         other = Listening()
         try:
-            for mine, its in ((self.cable, other.cable), (self.broadcast, other.broadcast)):
+            for mine, its in (
+                (self.cable, other.cable), (self.broadcast, other.broadcast), (self.metrics, other.metrics),
+            ):
                 for sock in mine:
                     its.append(_join(sock, settings))
         except BaseException:
@@ -122,21 +128,25 @@ def together(several: Iterable[Listening]) -> Listening:
     for listening in several:
         joined.cable += listening.cable
         joined.broadcast += listening.broadcast
+        joined.metrics += listening.metrics
     return joined
 
 
 def open_listening(settings: Settings) -> Listening:
     """Those that systemd opened for us, else bound sockets for which nobody else listens. Raises `CannotListen`."""
-    if listening := _of_systemd(settings):
+    listening = _of_systemd(settings)
+    if listening is not None:
+        listening.metrics += _open_address(settings.metrics_listen, settings)
         return listening
-    cable = open_sockets(settings)
+    listening = Listening(open_sockets(settings))
     try:
-        return Listening(cable, open_broadcast_sockets(settings))
+        listening.broadcast += open_broadcast_sockets(settings)
+        listening.metrics += _open_address(settings.metrics_listen, settings)
     except BaseException:
-        for sock in cable:
-            sock.close()
+        listening.close()
         remove_path(settings)
         raise
+    return listening
 
 
 def _of_systemd(settings: Settings) -> Listening | None:
@@ -171,9 +181,13 @@ def open_sockets(settings: Settings) -> list[socket.socket]:
 
 def open_broadcast_sockets(settings: Settings) -> list[socket.socket]:
     """Bound sockets for a broadcast endpoint of its own; none when it has none."""
-    if not settings.broadcast_listen:
+    return _open_address(settings.broadcast_listen, settings)
+
+
+def _open_address(address: str | None, settings: Settings) -> list[socket.socket]:
+    if not address:
         return []
-    host, port = split_address(settings.broadcast_listen)
+    host, port = split_address(address)
     return _open_hosts((host,), port, settings)
 
 

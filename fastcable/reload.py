@@ -27,6 +27,7 @@ from typing import Any
 
 from fastcable import listeners, succession
 from fastcable.check import SECONDS, Check
+from fastcable.colleagues import relay
 from fastcable.link import Link
 from fastcable.listeners import Listening
 from fastcable.retained import Retained
@@ -187,6 +188,11 @@ class Reload:
     def _told(self, member: int, message: Mapping[str, object]) -> None:
         """What a member of the bus says."""
         successor = self._successor
+        if self._bus is not None:
+            able = {os.getpid()}
+            if successor is not None and successor.ready.done():
+                able.add(successor.pid)
+            relay(member, message, [each for each in able if each in self._bus.switch], self._bus.switch.control)
         if successor is None or member != successor.pid:
             return
         if message.get("is") == "ready" and not successor.ready.done():
@@ -270,7 +276,7 @@ class Bus:
         self.ports = LoopPorts(self.switch, server.loop, self._ended)
         self._on_end = on_end
         self._left = asyncio.Event()
-        self._link = Link(server.hub, server.loop, settings.publish_timeout)
+        self._link = Link(server.hub, server.loop, settings.publish_timeout, on_control=server.told)
 
     async def join(self) -> None:
         mine, its = socket.socketpair()

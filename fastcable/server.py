@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastcable import __version__, listeners
@@ -21,16 +21,20 @@ from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
 from fastcable._threads import ThreadPool
 from fastcable.brokers.configured import broker
+from fastcable.colleagues import Colleagues
 from fastcable.cores import available_cores
 from fastcable.descriptors import HTTP_DESCRIPTORS, connection_limit
 from fastcable.dialects.configured import configured
 from fastcable.heartbeat import Clock, Queue, beat_seconds
 from fastcable.idle import IdleWatch
 from fastcable.listeners import Listening
+from fastcable.reports import Reports
 from fastcable.retained import Retained
 from fastcable.settings import Settings
+from fastcable.statistics import Statistics
 
 if TYPE_CHECKING:
+    from fastcable._endpoints import Report
     from fastcable.link import Link
 
 logger = logging.getLogger("fastcable")
@@ -64,6 +68,10 @@ class Server:
         self.cable = Cable(settings, self.hub, closing, lingering, loop.time)
         self.heartbeat = Heartbeat(
             self.cable, dialects["simple"].ping, beat_seconds(settings), settings, dialects["actioncable"].ping)
+        if logger.isEnabledFor(logging.DEBUG):
+            from fastcable.journal import Journal
+
+            self.cable.journal = Journal()
         self.cable.heartbeat = self.hub.socket_ids = self.heartbeat
         admission = None
         if settings.auth == "jwt":
@@ -74,6 +82,11 @@ class Server:
             settings, loop.time, lingering, self.cable, dialects["default"], self.max_connections, HTTP_DESCRIPTORS,
             dialects, admission)
         self.requests = self.site.requests
+        self.statistics = Statistics(self.hub, self.cable, self.heartbeat, self.requests, self.max_connections)
+        statistics = Colleagues(loop, "statistics", self.statistics.snapshot)
+        status = Colleagues(loop, "status", self.statistics.status)
+        self.colleagues = (statistics, status)
+        self._reports = Reports(loop, statistics, status)
         # State
         self.listening = Listening()
         self.owner = False
@@ -93,6 +106,13 @@ class Server:
     def join(self, link: Link) -> None:
         """From now on be one of several workers."""
         self.hub.broker = self.hub.broker.join(link)
+        for each in self.colleagues:
+            each.control = link.control
+
+    def told(self, message: Mapping[str, object]) -> None:
+        """What whoever runs the switch says to this worker."""
+        for each in self.colleagues:
+            each.told(message)
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -113,7 +133,7 @@ class Server:
         except BaseException:
             await self.stop()
             raise
-        self._clock = Clock(self.loop, self.heartbeat, self._queues, self.watches)
+        self._clock = Clock(self.loop, self.heartbeat, self._queues, self.watches, self.statistics.lag)
         self._report()
         if self.owner:
             announce(self.settings, self.listening, self.max_connections)
@@ -121,9 +141,23 @@ class Server:
     async def _accept(self) -> None:
         own = bool(self.listening.broadcast)
         cable = Endpoints(self.settings, self.hub, cable=True, broadcast=not own, demo=self.demo)
+        # The page holds no secret; where there is a key, it asks for it.
+        status: dict[bytes, Report] = {
+            b"/_status": (self._reports.page, bool(self.settings.broadcast_key or self.settings.secret)),
+            b"/_status.json": (self._reports.status, False),
+        }
+        if not own:
+            cable.reports.update(status)
+        if self.settings.metrics:
+            cable.reports[b"/metrics"] = (self._reports.metrics, False)
         await self._listen(self.listening.cable, cable)
+        if self.listening.metrics:
+            metrics = Endpoints(self.settings, self.hub, cable=False, broadcast=False, demo=False)
+            metrics.reports[b"/metrics"] = (self._reports.metrics, True)
+            await self._listen(self.listening.metrics, metrics)
         if own:
             broadcast = Endpoints(self.settings, self.hub, cable=False, broadcast=True, demo=False)
+            broadcast.reports.update(status)
             await self._listen(self.listening.broadcast, broadcast)
 
     async def _listen(self, sockets: Sequence[socket.socket], endpoints: Endpoints) -> None:
@@ -248,10 +282,12 @@ class Server:
         """Now and then say what slow clients lost."""
         counters = self.hub.counters
         drops, closes = counters.drops - self._reported[0], counters.slow_closes - self._reported[1]
+        slow = counters.take_dropping()
         if drops or closes:
+            # Who left before its turn for a message has lost it, too, but was not slow.
             logger.warning(
-                "slow clients: %d messages dropped and %d connections closed in the last %d s",
-                drops, closes, REPORT_SECONDS)
+                "slow clients: dropped %s messages on %s connections, closed %s in the last %d s",
+                f"{drops:,}", f"{slow:,}", f"{closes:,}", REPORT_SECONDS)
         self._reported = (counters.drops, counters.slow_closes)
         self._reporter = self.loop.call_later(REPORT_SECONDS, self._report)
 

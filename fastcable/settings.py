@@ -185,6 +185,13 @@ class Settings:
         group="Retained values")
     retain_seconds: float = _option(3600.0, Seconds(), "time for which a last value is kept")
 
+    metrics_listen: str | None = _option(
+        None, Text("HOST:PORT", address),
+        "give GET /metrics, for Prometheus, a listener of its own, such as 127.0.0.1:9310; who reaches it may read it",
+        group="Watching")
+    metrics: bool = _option(
+        False, Boolean(), "answer GET /metrics beside the cable, too, to those who may publish")
+
     log_level: str = _option(
         "info", Choice(("debug", "info", "warning", "error")), "least serious messages to log", group="Logging")
     log_format: str = _option("text", Choice(("text", "json")), "form of the log on stderr")

@@ -39,6 +39,7 @@ from typing import Any
 
 from fastcable import __version__, listeners, succession
 from fastcable.check import Check
+from fastcable.colleagues import relay
 from fastcable.cores import available_cores
 from fastcable.idle import Departure
 from fastcable.listeners import Listening
@@ -397,6 +398,8 @@ class Supervisor:
                 self._replace_next()
         elif not (self._draining or self._replacing or self._check is not None):
             self._departure.told(pid, message.get("is"), self._workers, worker.heard)
+        able = [each.pid for each in self._workers.values() if each.ready and each.port is not None]
+        relay(pid, message, able, self._switch.control)
 
     def _announce(self) -> None:
         """Say what listens, once all do."""

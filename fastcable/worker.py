@@ -120,6 +120,7 @@ class _Worker:
             await retiring
 
     def _told(self, message: Mapping[str, object]) -> None:
+        self._server.told(message)
         seconds = message.get("seconds")
         if message.get("do") == "leave":
             self._server.close_listeners()

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_resp", "_threads", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
+     "_resp", "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
     ("channels",),
     ("settings", "origins", "_handshake", "_request", "_posts", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
@@ -44,7 +44,10 @@ LAYERS = (
     ("sources.joined",),
     ("brokers.configured",),
     ("_fanout", "_texts"),
-    ("_heartbeat",),
+    ("_heartbeat", "journal"),
+    ("statistics",),
+    ("colleagues", "metrics"),
+    ("reports",),
     # HTTP in front of them
     ("handover",),
     ("_broadcasts",),
