@@ -33,7 +33,8 @@ def test_defaults_are_those_of_the_manual() -> None:
         "max_pending_messages": 256, "max_pending_bytes": 1_048_576, "max_pending_total": 67_108_864,
         "send_buffer": 65_536,
         "slow_consumer": "drop",
-        "max_retained_bytes": 16_777_216, "retain_seconds": 3600.0, "log_level": "info", "log_format": "text",
+        "max_retained_bytes": 16_777_216, "retain_seconds": 3600.0, "metrics_listen": None, "metrics": False,
+            "log_level": "info", "log_format": "text",
         "channels": (),
     }  # fmt: skip
 
