@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastcable._frames cimport FrameParser
 from fastcable._hub cimport Group, Hub, Subscriber
+from fastcable._meter cimport Meter
 from fastcable._outbox cimport Chunk, Limits, Outbox
 from fastcable._pending cimport Pending
 
@@ -31,6 +32,8 @@ cdef class Cable:
     cdef public object lingering
     cdef public object expiries
     cdef public object journal
+    cdef public object addresses
+    cdef readonly Meter meter
     # State
     cdef readonly Py_ssize_t connections
     cdef readonly dict blocked
@@ -63,7 +66,7 @@ cdef class Connection(Subscriber):
     cdef int fd
     cdef uint16_t phase  # the heartbeat's
     cdef uint8_t state
-    cdef uint8_t resting  # has had its share of this turn of the loop
+    cdef uint8_t pauses  # why it is not read, besides its outbox
 
     cdef int read(self, FrameParser parser) except -1
     cdef int answer_frame(self, bytes frame) except -1

@@ -14,6 +14,9 @@ that other connections may share, and hands the transport nothing more, because 
 each write. A peer that lets answers pile up there is not read until half of them are gone; what happens to messages
 while the outbox is full is the outbox's policy.
 
+Who sends more than the cable's meter allows is not read until that says so; what was received already waits in its
+parser.
+
 Ending. There are four states:
 
     OPEN ──close()──────────────► CLOSING ──peer's close frame──► LINGERING ──EOF, or 2 s──► LOST
@@ -36,6 +39,7 @@ from fastcable._frames cimport (
     BINARY, CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, FrameParser, encode_close, encode_frame
 )
 from fastcable._hub cimport Counters, Group, Hub, Subscriber
+from fastcable._meter cimport Meter
 from fastcable._outbox cimport Chunk, Limits, Outbox, Waiting
 from fastcable._pending cimport Pending
 
@@ -57,6 +61,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void* data, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
+    int getsockopt(int fd, int level, int name, void* value, unsigned int* size)
     enum:
         SOL_SOCKET
         SO_LINGER
@@ -67,6 +72,20 @@ cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, int* value)
     enum:
         TIOCOUTQ
+
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    #ifndef SO_MEMINFO
+    #define SO_MEMINFO 55  /* Linux 4.12 */
+    #endif
+    """
+    enum:
+        SO_MEMINFO
+
+cdef enum:  # Connection.pauses
+    RESTING = 1  # it has had its share of this turn of the loop
+    THROTTLED = 2
 
 cdef enum:
     IOVECS = 64
@@ -106,6 +125,8 @@ cdef class Cable:
         self.clock = clock
         self.expiries = None
         self.journal = None
+        self.addresses = None
+        self.meter = Meter(settings.max_messages_per_second) if settings.max_messages_per_second else None
         self.blocked = {}
         self.ending = {}
         self.parser = self.new_parser()
@@ -143,6 +164,18 @@ cdef class Cable:
         return [*self.oldest(self.connections), *self.ending]
 
 
+    def kernel_memory(self):
+        """Bytes that the kernel holds for the sockets in which something waits, either way."""
+        cdef Connection connection
+        cdef Py_ssize_t total = 0
+        for connection in self.blocked:
+            total += socket_memory(connection.fd)
+        if self.meter is not None:
+            for connection in self.meter.throttled:
+                if connection not in self.blocked:
+                    total += socket_memory(connection.fd)
+        return total
+
     def exceeded(self):
         self.hub.call_soon(self.relieve)
 
@@ -164,6 +197,16 @@ cdef class Cable:
                 if connection.outbox is not None:
                     connection.outbox.release()
         self.pending.settle()
+
+
+cdef Py_ssize_t socket_memory(int fd) noexcept:
+    """SO_MEMINFO: what was received, what is to be sent (TCP, then others count it), and what is set aside for both."""
+    cdef uint32_t info[9]
+    cdef unsigned int size = sizeof(info)
+    memset(info, 0, sizeof(info))
+    if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &size) < 0:
+        return 0
+    return <Py_ssize_t>info[0] + max(info[2], info[5]) + info[4]
 
 
 def _footprint(Connection connection not None):
@@ -278,6 +321,10 @@ cdef class Connection(Subscriber):
         if self.cable.journal is not None:
             self.cable.journal.lost(self)
         self.cable.connections -= 1
+        if self.cable.addresses is not None:
+            self.cable.addresses.left(self)
+        if self.cable.meter is not None:
+            self.cable.meter.forget(self)
         self.cable.closing.discard(self)
         self.cable.lingering.discard(self)
         self.cable.blocked.pop(self, None)
@@ -294,10 +341,15 @@ cdef class Connection(Subscriber):
         cdef int event
         cdef int count = 0
         cdef bint done = False
+        cdef Meter meter = self.cable.meter
         try:
             while not done and (self.outbox is None or not self.outbox.reading_paused):
                 if count == EVENTS and not parser.is_idle():
                     self.rest()
+                    break
+                if meter is not None and self.state == OPEN and not parser.is_idle() and meter.is_over(self):
+                    self.pauses |= THROTTLED
+                    self.transport.pause_reading()
                     break
                 event = parser.next()
                 count += 1
@@ -308,6 +360,8 @@ cdef class Connection(Subscriber):
                 elif event == FAILED:
                     self.fail(parser.code, parser.reason)
                 elif self.state == OPEN:
+                    if meter is not None:
+                        meter.count(self)
                     if event == PING:
                         self.pong(parser.payload)
                     elif event == TEXT:
@@ -329,18 +383,25 @@ cdef class Connection(Subscriber):
 
     def rest(self):
         """Leave the rest of what was received for the next turn of the loop."""
-        self.resting = True
+        self.pauses |= RESTING
         self.transport.pause_reading()
         self.cable.hub.call_soon(self.go_on)
 
     def go_on(self):
-        self.resting = False
+        self.pauses &= ~RESTING
+        if self.state != LOST and (self.outbox is None or not self.outbox.reading_paused):
+            self.read_on()
+
+    def unthrottle(self):
+        self.pauses &= ~THROTTLED
+        if self.state == OPEN:
+            self.cable.heard(&self.peer)  # it has been talking all the time
         if self.state != LOST and (self.outbox is None or not self.outbox.reading_paused):
             self.read_on()
 
     cdef int read_on(self) except -1:
         """Read again, beginning with what the parser still holds."""
-        if not self.resting:
+        if not self.pauses:
             self.transport.resume_reading()
             if self.parser is not None:
                 self.read(self.parser)

@@ -59,6 +59,11 @@ cdef enum:
     MOST_SLOTS = 32_000
 
 
+def give_back():
+    """Have the C library part with what it keeps for later, which takes some milliseconds."""
+    malloc_trim(0)
+
+
 cdef class Ring:
     """Slots of connections. Those of every `ping_beats`th slot get the JSON ping in one beat, those of every
     `probe_beats`th are looked at; 0: never."""
@@ -166,6 +171,8 @@ cdef class Heartbeat:
             self.close_idle(now)
         if self.write_beats and self.cable.blocked:
             self.cut_off_stalled()
+        if self.cable.meter is not None:
+            self.cable.meter.refill(self.seconds)
         self.give_back_memory()
 
     cdef int send_pings(self, uint32_t now) except -1:

@@ -9,6 +9,7 @@ from fastcable._request import HeadParser, Request
 from fastcable.admission import Admission
 from fastcable.chunked import ChunkedBody
 from fastcable.dialects import Dialect
+from fastcable.entrance import Entrance
 from fastcable.settings import Settings
 
 REQUESTS_PER_TURN: int
@@ -24,6 +25,8 @@ class Site:
     """What is spoken with clients that offer no subprotocol."""
     requests: set[HttpProtocol]
     """The open connections."""
+    entrance: Entrance | None
+    """What else decides whether somebody is let in."""
     draining: bool
     """Every answer is the last one of its connection."""
     def __init__(

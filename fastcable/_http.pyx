@@ -78,6 +78,7 @@ cdef class Site:
     cdef public object dialect
     cdef dict dialects
     cdef object admission  # None: everybody may connect
+    cdef public object entrance  # None: at any time
     # State
     cdef readonly set requests
     cdef public bint draining
@@ -97,6 +98,7 @@ cdef class Site:
         self.dialect = dialect
         self.dialects = dialects
         self.admission = admission
+        self.entrance = None
         self.requests = set()
         self.turned_away = Throttle()
         self.cable_path = settings.cable_path.encode()
@@ -121,21 +123,23 @@ cdef class Site:
         return self.cable.connections >= self.max_connections
 
     cpdef accept(self, transport, Request request, Accept accept, bytes rest):
+        cdef Connection connection
         dialect = self.dialect if accept.dialect == "default" else self.dialects[accept.dialect]
         if self.admission is not None:
-            self.admit(transport, request, dialect, accept.response, rest)
+            connection = self.admit(transport, request, dialect)
         else:
-            Connection(self.cable, dialect, transport).open(accept.response, rest)
+            connection = Connection(self.cable, dialect, transport)
+        if self.cable.addresses is not None:
+            self.cable.addresses.opened(connection, self.cable.addresses.key(transport, request))
+        connection.open(accept.response, rest)
 
-    cdef int admit(self, transport, Request request, dialect, bytes response, bytes rest) except -1:
+    cdef Connection admit(self, transport, Request request, dialect):
         """Let in who has a token; others get to know why not."""
         claims = self.admission.decide(request.target, request.headers)
         if isinstance(claims, str):
             self.refused("token")
-            Connection(self.cable, Refusal(dialect, claims), transport).open(response, rest)
-        else:
-            TokenConnection(self.cable, dialect, transport, claims).open(response, rest)
-        return 0
+            return Connection(self.cable, Refusal(dialect, claims), transport)
+        return TokenConnection(self.cable, dialect, transport, claims)
 
 
 cdef class HttpProtocol:
@@ -414,6 +418,12 @@ cdef class HttpProtocol:
             site.refused("draining" if site.draining else "full")
             self.answer(request, _DRAINING if site.draining else _FULL, True)
             return 0
+        if site.entrance is not None:
+            refusal = site.entrance.refusal(transport, request)
+            if refusal is not None:
+                site.refused("limit")
+                self.answer(request, refusal, True)
+                return 0
         self.release()
         site.closed(self)
         if not transport.is_reading():

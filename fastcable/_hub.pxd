@@ -89,6 +89,7 @@ cdef class Hub:
     cdef public object socket_ids
     cdef readonly object sessions
     cdef public object broker
+    cdef public str trouble
     cdef public object on_change
     cdef readonly object call_soon
     cdef object busy

@@ -226,6 +226,7 @@ cdef class Hub:
         self.sessions = Sessions()
         self.counters = Counters()
         self.broker = None
+        self.trouble = None
         self.on_change = None
         self.call_soon = call_soon
         # More than `Subscriber.held_count` can count are a limit, too.
@@ -478,8 +479,8 @@ cdef class Hub:
 
     @property
     def problem(self):
-        """Why the broker cannot carry messages at present, in one line; None: it can."""
-        return self.broker.problem
+        """Why new clients should go elsewhere at present, in one line; None: they need not."""
+        return self.trouble or self.broker.problem
 
     @property
     def idle(self) -> bool:

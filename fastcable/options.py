@@ -67,16 +67,21 @@ class Size:
 
     least: int = 0
     most: int = GIB
+    auto: bool = False
+    """Also takes the word `auto`, which becomes None."""
     unit: str = "SIZE"
 
-    def parse(self, text: str) -> int:
+    def parse(self, text: str) -> int | None:
+        if self.auto and text == "auto":
+            return None
         match = re.fullmatch(r"(-?[0-9]{1,18})(KiB|MiB|GiB)?", text)
         if not match:
-            raise Wrong(f"expected bytes or a size such as 64KiB, 1MiB or 1GiB, got {quoted(text)}")
+            raise Wrong(f"expected bytes or a size such as 64KiB, 1MiB or 1GiB{' or auto' if self.auto else ''}, "
+                        f"got {quoted(text)}")
         factor = {None: 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}[match[2]]
         return self._checked(int(match[1]) * factor)
 
-    def accept(self, value: object) -> int:
+    def accept(self, value: object) -> int | None:
         if isinstance(value, str):
             return self.parse(value)
         if type(value) is not int:
@@ -87,6 +92,8 @@ class Size:
         return _within(size, self.least, self.most, self.show)
 
     def show(self, value: object) -> str:
+        if value is None:
+            return "auto"
         size = cast(int, value)
         for factor, unit in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
             if size and size % factor == 0:
@@ -298,6 +305,24 @@ def split_address(text: str) -> tuple[str, int]:
 def address(text: str) -> str:
     split_address(text)
     return text
+
+
+def proxy(text: str) -> str:
+    """An entry of trusted_proxies: an address, a network or `unix`, in its usual form."""
+    if text == "unix":
+        return text
+    from ipaddress import ip_network
+
+    try:
+        network = ip_network(text, strict=False)
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+    except ValueError:
+        raise Wrong(f"expected an address, a network such as 10.0.0.0/8, or unix, got {quoted(text)}") from None
+    if mapped is not None:
+        raise Wrong(f"expected IPv4 in its usual form ({mapped}), got {quoted(text)}")
+    if "/" in text and str(network.network_address) != str(ip_network(text.partition("/")[0]).network_address):
+        raise Wrong(f"{quoted(text)} is no network (did you mean {network}?)")
+    return str(network) if "/" in text else str(network.network_address)
 
 
 def url_path(text: str) -> str:

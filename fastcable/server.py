@@ -25,10 +25,12 @@ from fastcable.colleagues import Colleagues
 from fastcable.cores import available_cores
 from fastcable.descriptors import HTTP_DESCRIPTORS, connection_limit
 from fastcable.dialects.configured import configured
+from fastcable.entrance import Bucket, Entrance
 from fastcable.heartbeat import Clock, Queue, beat_seconds
 from fastcable.idle import IdleWatch
 from fastcable.listeners import Listening
 from fastcable.reports import Reports
+from fastcable.memory import MemoryWatch, memory_limit
 from fastcable.retained import Retained
 from fastcable.settings import Settings
 from fastcable.statistics import Statistics
@@ -87,6 +89,7 @@ class Server:
         status = Colleagues(loop, "status", self.statistics.status)
         self.colleagues = (statistics, status)
         self._reports = Reports(loop, statistics, status)
+        self.memory: MemoryWatch | None = None
         # State
         self.listening = Listening()
         self.owner = False
@@ -99,9 +102,29 @@ class Server:
         self._left = Listening()  # what it has stopped accepting on for the time being
         self.watches: list[Callable[[float], None]] = []
         """Are told the time with each beat of the clock; to be filled before the start."""
+        self._limit_entrance()
         self._clock: Clock | None = None
         self._reporter: asyncio.TimerHandle | None = None
         self._reported = (0, 0)
+
+    def _limit_entrance(self) -> None:
+        settings = self.settings
+        if settings.max_connections_per_address:
+            from fastcable.addresses import PerAddress
+
+            self.cable.addresses = PerAddress(settings.max_connections_per_address, settings.trusted_proxies)
+        limit = memory_limit(settings)
+        if limit:
+            self.memory = MemoryWatch(limit, self.cable.kernel_memory, self._tell_trouble)
+            self.watches.append(self.memory)
+        handshakes = None
+        if settings.max_handshakes_per_second:
+            handshakes = Bucket(settings.max_handshakes_per_second, self.loop.time)
+        if self.memory or self.cable.addresses or handshakes:
+            self.site.entrance = Entrance(self.memory, self.cable.addresses, handshakes)
+
+    def _tell_trouble(self, problem: str | None) -> None:
+        self.hub.trouble = problem
 
     def join(self, link: Link) -> None:
         """From now on be one of several workers."""

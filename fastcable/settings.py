@@ -34,6 +34,7 @@ from fastcable.options import (
     host_name,
     masked_url,
     origin,
+    proxy,
     secret_text,
     socket_path,
     source_url,
@@ -163,6 +164,20 @@ class Settings:
     max_connections: int | None = _option(
         None, Number(auto=True),
         "WebSocket connections, divided among the workers; auto is the open-files limit less 128 for each of them")
+    max_connections_per_address: int = _option(
+        0, Number(), "WebSocket connections of one client address (of one /64 with IPv6), for each worker")
+    trusted_proxies: tuple[str, ...] = _option(
+        (), Texts("ADDRESSES", proxy),
+        "proxies whose X-Forwarded-For says where clients are: addresses, networks such as 10.0.0.0/8, or unix for all "
+        "on a Unix socket")
+    max_handshakes_per_second: int = _option(
+        0, Number(), "new WebSocket connections in a second, for each worker; the others are told to come back")
+    max_messages_per_second: int = _option(
+        0, Number(), "messages that one client may send, and ten times as many at once; who sends more is read slowly")
+    memory_limit: int | None = _option(
+        None, Size(most=2**20 * MIB, auto=True),
+        "memory, divided among the workers; above 85 % of it new clients are refused. auto is that of the control "
+        "group, if it has one")
     max_subscriptions: int = _option(1024, Number(), "streams of one connection")
     max_identifier_size: int = _option(
         4 * KIB, Size(), "identifier of an Action Cable subscription; larger ones are rejected")

@@ -31,6 +31,7 @@ from fastcable import log
 from fastcable.cores import available_cores
 from fastcable.link import Link
 from fastcable.listeners import Listening
+from fastcable.memory import memory_limit
 from fastcable.server import Server
 from fastcable.settings import Settings, SettingsError
 from fastcable.systemd import Watchdog, watchdog_seconds
@@ -44,7 +45,8 @@ def share(settings: Settings, index: int, workers: int) -> Settings:
     if connections:
         connections = max(connections // workers + (index < connections % workers), 1)
     threads = min(settings.fanout_threads, max(available_cores() // workers, 1))
-    return replace(settings, max_connections=connections, fanout_threads=threads)
+    memory = memory_limit(settings) // workers
+    return replace(settings, max_connections=connections, fanout_threads=threads, memory_limit=memory)
 
 
 def run(settings: Settings, listening: Listening, link: socket.socket, *, demo: bool = False) -> int:

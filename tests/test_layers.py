@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 
 LAYERS = (
     # what is known of nothing else
-    ("options", "cores", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
+    ("options", "control_groups", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
      "_resp", "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
-    ("channels",),
+    ("channels", "cores"),
     ("settings", "origins", "_handshake", "_request", "_posts", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
     ("token_places", "credentials"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("client.publish",),
     ("client.listen",),
     # streams, then those who are subscribed to them, then their fan-out and clock
-    ("_hub", "_pending"),
+    ("_hub", "_pending", "_meter"),
     ("_outbox",),
     ("dialects",),
     ("dialects.refusal",),
@@ -50,7 +50,8 @@ LAYERS = (
     ("reports",),
     # HTTP in front of them
     ("handover",),
-    ("_broadcasts",),
+    ("_broadcasts", "memory", "addresses"),
+    ("entrance",),
     ("_endpoints",),
     ("_http", "heartbeat"),
     ("server",),
