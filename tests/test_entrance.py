@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -154,7 +152,7 @@ PROXIES = ("127.0.0.1", "10.0.0.0/8", "2001:db8:ffff::/48")
 def test_the_rightmost_address_that_is_no_trusted_proxy_counts(peer: Any, headers: list[str], counted: str) -> None:
     """A5."""
     addresses = PerAddress(1, PROXIES)
-    fields = [(b"x-forwarded-for", text.encode("latin-1")) for text in headers]
+    fields = [(b"host", b"h")] + [(b"x-forwarded-for", text.encode("latin-1")) for text in headers]
     request = Request(b"GET", b"/cable", "1.1", fields, True)
     transport: Any = Transport((peer, 4711) if peer else peer)
     assert shown(addresses.key(transport, request)) == counted
@@ -185,10 +183,11 @@ def test_clients_behind_nginx_count_by_their_own_addresses(serve: Serve, tmp_pat
     server = serve(ticking=False, max_connections_per_address=1, trusted_proxies=("127.0.0.1",))
     outer, inner = free_port(), free_port()
     forward = (
-        f"proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade; "
-        f"proxy_set_header Connection upgrade; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;")
+        "proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade; "
+        "proxy_set_header Connection upgrade; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;")
     blocks = (
-        f"server {{ listen 127.0.0.1:{outer}; location = /cable {{ proxy_pass http://127.0.0.1:{inner}; {forward} }} }}\n"
+        f"server {{ listen 127.0.0.1:{outer}; location = /cable "
+        f"{{ proxy_pass http://127.0.0.1:{inner}; {forward} }} }}\n"
         f"server {{ listen 127.0.0.1:{inner}; location = /cable "
         f"{{ proxy_pass http://127.0.0.1:{server.port}; {forward} }} }}\n")
     with nginx(blocks, tmp_path), ExitStack() as stack:

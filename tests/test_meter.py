@@ -10,7 +10,7 @@ BAD = {"type": "error", "reason": "not valid JSON"}
 
 
 def limited(serve: Serve, rate: int) -> LocalServer:
-    return serve(ticking=False, max_messages_per_second=rate, max_errors=0)
+    return serve(ticking=False, max_messages_per_second=rate, max_errors=0, ping_interval=0.0)
 
 
 def throttled(server: LocalServer) -> int:
