@@ -13,7 +13,7 @@ from fastcable.log import Throttle
 
 BURST_SECONDS = 10
 
-cdef object _told = Throttle()
+cdef object _throttle = Throttle()
 
 
 cdef class Meter:
@@ -33,7 +33,7 @@ cdef class Meter:
         if <double>self.spent.get(connection, 0.0) + 1 <= self.burst:
             return False
         self.throttled[connection] = None
-        _told.log(logging.INFO, "a client is slowed down: it sends more than max_messages_per_second (%g)", self.rate)
+        _throttle.log(logging.INFO, "a client is slowed down: it sends more than max_messages_per_second (%g)", self.rate)
         return True
 
     def refill(self, double seconds):

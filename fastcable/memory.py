@@ -68,7 +68,7 @@ class MemoryWatch:
         self._measure = measure
         self._exact = exact
         self._gave_back = float("-inf")
-        self._refusing = Throttle()
+        self._throttle = Throttle()
 
     def __call__(self, now: float) -> None:
         used = self._used()
@@ -80,7 +80,7 @@ class MemoryWatch:
         if used > self.most:
             problem = f"memory: {used / MIB:.0f} MiB of {self.limit / MIB:.0f} MiB are in use (memory_limit)"
             if self.problem is None:
-                self._refusing.log(logging.WARNING, "no new clients are taken: %s", problem)
+                self._throttle.log(logging.WARNING, "no new clients are taken: %s", problem)
         self.problem = problem
         self._tell(problem)
 
