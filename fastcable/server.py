@@ -29,8 +29,8 @@ from fastcable.entrance import Bucket, Entrance
 from fastcable.heartbeat import Clock, Queue, beat_seconds
 from fastcable.idle import IdleWatch
 from fastcable.listeners import Listening
-from fastcable.reports import Reports
 from fastcable.memory import MemoryWatch, memory_limit
+from fastcable.reports import Reports
 from fastcable.retained import Retained
 from fastcable.settings import Settings
 from fastcable.statistics import Statistics

@@ -188,7 +188,7 @@ def test_config_prints_a_file_that_gives_the_same_options() -> None:
     }  # fmt: skip
     printed = fastcable("config", *(f"{OPTIONS[name].flag}={text}" for name, text in flags.items())).stdout
     unset = printed.count(" is not set ")
-    assert unset == 12  # uds, sources, a prefix, a listener, and keys
+    assert unset == 13  # uds, proxies, sources, a prefix, a listener, and keys
     assert len(tomllib.loads(printed)) == len(OPTIONS) - unset
     Path("printed.toml").write_text(printed)
     assert load({}, {}, "printed.toml").settings == load(flags, {}).settings

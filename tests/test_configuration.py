@@ -54,7 +54,7 @@ TIMES = [name for name, option in OPTIONS.items() if option.kind.unit == "SECOND
 EDGES = (
     [(name, 0, 2**31 - 1) for name in NUMBERS if name not in ("port", "backlog", "workers", "fanout_threads")]
     + [("port", 0, 65_535), ("backlog", 1, 65_535), ("workers", 1, 256), ("fanout_threads", 1, 16)]
-    + [(name, 0, GIB) for name in SIZES]
+    + [(name, 0, 2**40 if name == "memory_limit" else GIB) for name in SIZES]
     + [(name, 0.01 if name in ("publish_timeout", "source_interval") else 0, 86_400) for name in TIMES]
 )
 

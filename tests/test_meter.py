@@ -44,7 +44,7 @@ def test_over_it_each_second_lets_as_many_through_and_nothing_is_lost(serve: Ser
         server.beat(0.5)
         client.expect({"type": "subscribed", "stream": "s"})
         server.beat(60)
-        assert server.call(lambda: len(server.server.cable.meter.throttled)) == 0
+        assert throttled(server) == 0
 
 
 def test_pings_count_as_messages(serve: Serve) -> None:
