@@ -581,7 +581,7 @@ class Supervisor:
         for slot in self._slots:
             old, slot.old = slot.old, None
             if old is not None and old.port is not None:
-                self._switch.control(old.pid, {"do": "leave"})
+                self._switch.control(old.pid, {"do": "close"})
                 self._surplus.append(old)
 
     def _retire(self, worker: Worker) -> None:

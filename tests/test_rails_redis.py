@@ -12,7 +12,7 @@ import pytest
 
 from fastcable.channels import Channel
 from fastcable.tokens import issue
-from tests.harness import CABLE_UPGRADE, UPGRADE, Client, Serve, message
+from tests.harness import CABLE_UPGRADE, UPGRADE, Client, Serve, message, until
 from tests.rails import Application
 from tests.redis_server import RedisServer
 from tests.test_rails_client import NodePage, events, open_page, subscribe, wait
@@ -81,6 +81,7 @@ def test_pages_get_what_anycable_s_gem_publishes(serve: Serve, redis: RedisServe
         assert page.receive()["type"] == "welcome"
         page.command(command="subscribe", identifier=identifier)
         page.expect({"identifier": identifier, "type": "confirm_subscription"})
+        until(lambda: redis("PUBSUB", "NUMSUB", "__anycable__")[1] == 2)
         for body in (
             {"stream": "room:7", "data": '{"text":"<é>"}'},
             [{"stream": "room:8", "data": "1.50"}, {"stream": "room:7", "data": '"last"'}],

@@ -263,5 +263,7 @@ class RedisConnection(asyncio.Protocol):
 def _give_up_unsent(transport: asyncio.Transport) -> None:
     """Let the kernel forget what it has not sent, once this is closed. It would go on trying for a minute or more, and
     what its poster was told has failed would be published late and behind what is newer, when the network is back."""
-    with contextlib.suppress(OSError):  # closed already
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock = transport.get_extra_info("socket")
+    if sock is not None:  # else it is closed already, as far as TLS knows
+        with contextlib.suppress(OSError):  # closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
