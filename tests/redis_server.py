@@ -45,16 +45,16 @@ class RedisServer:
         self.kill()
         shutil.rmtree(self._directory)
 
-    def start(self, *options: str) -> Self:
-        """Returns when it takes connections."""
+    def start(self, *options: str, line: bytes = b"Ready to accept connections") -> Self:
+        """Returns when it takes connections, or has logged another line."""
         assert self._process is None
         # Whatever becomes of the tests, the kernel ends it with the thread that started it.
         command = ["setpriv", "--pdeathsig", "KILL", "redis-server", "--bind", self._host, "--port", str(self.port),
                    "--protected-mode", "no", "--dir", self._directory, "--save", "", *options]  # fmt: skip
         self._process = subprocess.Popen([*self._within, *command], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if b"Ready to accept connections" in line:
+        for said in self._process.stdout:
+            if line in said:
                 return self
         self.kill()
         raise RuntimeError(f"it did not start: {' '.join(command)}")

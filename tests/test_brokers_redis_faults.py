@@ -264,7 +264,8 @@ def test_a_redis_that_is_loading_is_waited_for(redis: RedisServer, caplog: pytes
                         for part in (f"fastcable:retained:{number}", b'{"v":1,"at":9999999999,"data":1}')))
         redis("SAVE")
         redis.kill()
-        redis.start("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+        redis.start("--key-load-delay", "3000", "--loading-process-events-interval-bytes", "1024",
+                    line=b"Loading RDB")
         async with node(redis) as one:
             one.broker.subscribe("7")
             await deaf_until(one, "LOADING")
