@@ -8,7 +8,7 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 
 # Tests that wait for browsers and other programs, those that take longest first, and others that need no core for
 # themselves: two files at a time.
-WAITING := showcase ruby network rails_redis solid_cable_server rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
+WAITING := cluster showcase ruby network rails_redis solid_cable_server rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
 	development lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher \
 	proxy publish scale credentials sources_postgresql sources_sqlite installation deploy systemd idle status metrics \
 	conformance hostile_inputs membership limits frames hub http connection switch link brokers_workers brokers_redis \
