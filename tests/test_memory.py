@@ -50,9 +50,10 @@ def test_the_process_grows_by_the_budget_and_shrinks_again(
     record_property("bytes_per_connection", each)
     print(f"{each:.0f} bytes per connection")
     assert full - before < CONNECTIONS * BUDGET + STEP
-    # It is given back with one of the next beats of the clock.
+    # It is given back with one of the next beats of the clock, but for what objects made meanwhile keep of two arenas:
+    # 0.6 to 1.4 MB in two dozen runs. Without malloc_trim all of it stays, 2.6 MB.
     end = time.monotonic() + PATIENCE
-    while resident(pid) - before >= ARENA + STEP:
+    while resident(pid) - before >= ARENA * 3 // 2 + STEP:
         assert time.monotonic() < end, f"{resident(pid) - before} bytes are left"
         time.sleep(0.01)
 
