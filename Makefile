@@ -7,12 +7,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
 # Tests that wait for browsers and other programs, those that take longest first, and others that need no core for
-# themselves: two files at a time.
-WAITING := cluster showcase ruby network rails_redis solid_cable_server rails_client publisher demo listen stream_element scenarios turbo_page recipes reload \
-	development lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher \
-	proxy publish scale credentials sources_postgresql sources_sqlite installation deploy systemd idle status metrics \
-	conformance hostile_inputs membership limits frames hub http connection switch link brokers_workers brokers_redis \
-	configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus anycable_publishers
+# themselves: three files at a time, for one of them usually waits.
+WAITING := installation cluster showcase reload demo ruby leaks budgets network rails_redis solid_cable_server \
+	rails_client publisher listen stream_element scenarios turbo_page recipes development lifecycle workers migrating \
+	asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher proxy \
+	publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status metrics conformance \
+	hostile_inputs membership limits frames hub http connection switch link brokers_workers brokers_redis \
+	configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus anycable_publishers \
+	load json admission brokers_message signing sources sources_window tokens listeners
 WAITING := $(WAITING:%=tests/test_%.py)
 
 .PHONY: run showcase test lint bench dist fuzz sanitize clean
@@ -25,7 +27,7 @@ showcase: .venv/showcased examples/showcase/node_modules
 	$(BIN)/python -m examples.showcase $(OPTIONS)
 
 test: lint tests/js/node_modules examples/showcase/node_modules
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(WAITING)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(WAITING)
 	$(BIN)/python -m pytest $(WAITING:%=--ignore=%)
 
 lint: .venv/tested

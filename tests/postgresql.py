@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -84,5 +85,6 @@ class Cluster:
         assert self._server is not None
         children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
         for child in children:
-            if b"fastcable postgres" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(int(child), number)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a connection that ends just now
+                if b"fastcable postgres" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), number)
