@@ -108,6 +108,19 @@ def test_streams_of_one_turn_are_asked_for_together(redis: RedisServer) -> None:
     run(scenario())
 
 
+def test_o11_a_thousand_streams_take_two_connections(redis: RedisServer) -> None:
+    async def scenario() -> None:
+        redis.start()
+        async with node(redis) as one:
+            streams = [f"stream {number}" for number in range(1000)]
+            await one.subscribe(*streams)
+            await asyncio.gather(*(one.publish(stream, b"1") for stream in streams))
+            await one.expect(*((stream, b"1") for stream in streams))
+            assert redis("INFO", "clients")["connected_clients"] == 2 + 1  # and who asks
+
+    run(scenario())
+
+
 def test_coming_and_going_within_the_grace_is_not_told_to_redis(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

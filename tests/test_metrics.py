@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,18 @@ def test_no_label_is_of_a_clients_making(server: LocalServer) -> None:
     assert "a stream" not in text
     labels = set(re.findall(r"(\w+)=\"", text))
     assert labels <= {"dialect", "by", "code", "reason", "le", "version"}
+
+
+def test_o18_a_scrape_does_not_grow_with_connections_and_streams(server: LocalServer) -> None:
+    before = scrape(server)
+    with ExitStack() as stack:
+        for number in range(200):
+            client = stack.enter_context(server.connect(f"stream {number}"))
+            assert server.post({"stream": f"stream {number}", "data": 1})[0] == 200
+            client.expect({"type": "message", "stream": f"stream {number}", "data": 1})
+        now = scrape(server)
+    assert now["fastcable_streams"] == 200
+    assert now.keys() == before.keys()
 
 
 def test_metrics_are_off_by_default(serve: Callable[..., LocalServer]) -> None:
