@@ -567,8 +567,9 @@ def test_a_bad_url_is_refused_in_one_line_without_secrets(url: str, problem: str
     run(scenario())
 
 
-def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis.asyncio.connection", None)
+@pytest.mark.parametrize("module", ["redis.asyncio.connection", "hiredis"])
+def test_without_the_packages_it_is_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
 
     async def scenario() -> None:
         with pytest.raises(SettingsError, match=r"^broker: redis:// needs the redis package: pip install"):

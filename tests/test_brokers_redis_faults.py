@@ -480,10 +480,10 @@ def pretend() -> Iterator[Callable[[dict[bytes, bytes]], int]]:
 
 USUAL = {b"HELLO": HELLO, b"PING": b"+PONG\r\n", b"ROLE": b"*1\r\n$6\r\nmaster\r\n"}
 NONSENSE: dict[str, tuple[dict[bytes, bytes], str]] = {
-    "another protocol": ({b"HELLO": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, "Protocol Error"),
+    "another protocol": ({b"HELLO": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, "Protocol error"),
     "another protocol later": (USUAL | {b"PING": b"HTTP/1.1 400\r\n"},
-                               "this is not Redis' protocol: no reply starts so"),
-    "too large": (USUAL | {b"PING": b"$99999999999\r\n"}, "a value of 99999999999 bytes is too large"),
+                               "this is not Redis' protocol: Protocol error, got \"H\" as reply type byte"),
+    "too many items": (USUAL | {b"PING": b"*99999999999\r\n"}, "Multi-bulk length out of range"),
     "more answers than asked for": (USUAL | {b"ROLE": b"*1\r\n$6\r\nmaster\r\n+OK\r\n+OK\r\n+OK\r\n"},
                                     "what it was not asked"),
     "a confirmation of something else": (USUAL | {b"SUBSCRIBE": b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n"},

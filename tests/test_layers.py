@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "control_groups", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_resp", "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
+     "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
     ("channels", "cores"),
     ("settings", "origins", "_handshake", "_request", "_posts", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
@@ -33,7 +33,7 @@ LAYERS = (
     ("switch_ports", "brokers.workers"),
     ("brokers.memory",),
     # a broker beside them, from the connection up
-    ("brokers.redis_channels", "brokers.redis_endpoint", "brokers.redis_health"),
+    ("brokers.redis_channels", "brokers.redis_endpoint", "brokers.redis_health", "brokers.redis_replies"),
     ("brokers.redis_connection",),
     ("brokers.redis_publishing", "brokers.redis_subscriptions"),
     ("brokers.redis",),

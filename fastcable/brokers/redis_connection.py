@@ -27,8 +27,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from fastcable._resp import Reply, ReplyError, ReplyParser
 from fastcable.brokers.redis_endpoint import CannotOpen, Endpoint, Opened
+from fastcable.brokers.redis_replies import Replies, Reply, ReplyError
 
 FIRST_PAUSE = 0.1  # seconds
 LONGEST_PAUSE = 5.0
@@ -82,7 +82,7 @@ class RedisConnection(asyncio.Protocol):
         self.up = False
         self.full = False
         self._transport: asyncio.Transport | None = None
-        self._parser = ReplyParser()
+        self._replies = Replies()
         self._expected: deque[Answered] = deque()
         self._unsent: list[bytes] = []
         self._ended: asyncio.Future[None] | None = None
@@ -123,7 +123,7 @@ class RedisConnection(asyncio.Protocol):
     def _begin(self, opened: Opened) -> asyncio.Future[None]:
         """Take an open connection over; the future is done when it has ended."""
         self._transport = opened.transport
-        self._parser = ReplyParser()
+        self._replies = Replies()
         self._ended = self._loop.create_future()
         self.full = self._paused = False
         self._transport.set_protocol(self)
@@ -193,7 +193,7 @@ class RedisConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         try:
-            for reply in self._parser.feed(data):
+            for reply in self._replies.feed(data):
                 if self._transport is None:
                     return
                 if type(reply) is tuple:
@@ -210,8 +210,8 @@ class RedisConnection(asyncio.Protocol):
         except Unusable as unusable:
             self.cut(str(unusable))
             return
-        if self._parser.problem is not None:
-            self.cut(f"this is not Redis' protocol: {self._parser.problem}")
+        if self._replies.problem is not None:
+            self.cut(f"this is not Redis' protocol: {self._replies.problem}")
 
     def pause(self) -> None:
         """Read nothing more until `resume`."""

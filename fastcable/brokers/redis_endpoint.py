@@ -39,6 +39,7 @@ class Endpoint:
 
     def __init__(self, url: str) -> None:
         try:
+            import hiredis  # noqa: F401
             from redis.asyncio.connection import Connection, parse_url
             from redis.exceptions import RedisError
         except ImportError:

@@ -15,11 +15,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from fastcable._resp import Reply, ReplyError
 from fastcable.brokers import HandoverError
 from fastcable.brokers.redis_connection import RedisConnection, Unusable
 from fastcable.brokers.redis_endpoint import Endpoint
 from fastcable.brokers.redis_health import Health
+from fastcable.brokers.redis_replies import Reply, ReplyError
 
 if TYPE_CHECKING:
     from fastcable.brokers import Handover

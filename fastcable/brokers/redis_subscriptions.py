@@ -36,12 +36,12 @@ import orjson
 
 from fastcable._hub import Hub
 from fastcable._json import member_spans
-from fastcable._resp import Reply, ReplyError
 from fastcable.brokers import message
 from fastcable.brokers.redis_channels import Channels
 from fastcable.brokers.redis_connection import Answered, RedisConnection, Unusable, command
 from fastcable.brokers.redis_endpoint import Endpoint
 from fastcable.brokers.redis_health import Health
+from fastcable.brokers.redis_replies import Reply, ReplyError
 from fastcable.log import Throttle, escape
 
 LINGER_SECONDS = 3.0
