@@ -365,6 +365,32 @@ def test_without_the_right_to_read_keys_streams_are_heard_without_their_values(
     assert line.startswith("redis: retained values cannot be read: NOPERM")
 
 
+def test_a_stream_that_the_user_may_not_hear_costs_the_others_nothing(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        redis.start()
+        redis("ACL", "SETUSER", "cable", "on", ">secret", "~*", "+@all", "resetchannels", "&fastcable:a*",
+              "&fastcable!control")
+        async with node(redis.url.replace("//", "//cable:secret@")) as one:
+            await one.until_ready()
+            for stream in "a", "b", "aa":  # in one turn, so with one command
+                one.broker.subscribe(stream)
+            await one.expect(("confirmed", "a", None), ("confirmed", "aa", None))
+            redis("ACL", "SETUSER", "cable", "allchannels")
+            redis("CLIENT", "KILL", "TYPE", "pubsub")
+            await one.expect(("interrupted",))
+            confirmed = [("confirmed", stream, None) for stream in ("a", "b", "aa")]
+            await one.expect(*confirmed)
+            await one.publish("b", b"1")
+            await one.expect(("b", b"1"))
+
+    caplog.set_level("WARNING")
+    run(scenario())
+    (line,) = (line for line in caplog.messages if "NOPERM" in line)
+    assert line.startswith("redis: stream b cannot be heard: NOPERM")
+
+
 # Being cut off
 
 

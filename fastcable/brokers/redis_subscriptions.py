@@ -57,13 +57,14 @@ Handler = Callable[[bytes], None]
 class Subscription:
     """A stream that is, or is to be, heard: on our own channel, and on that of Rails, if there is one."""
 
-    __slots__ = ("channel", "live", "rails", "stream")
+    __slots__ = ("channel", "denied", "live", "rails", "stream")
 
     def __init__(self, stream: str, channel: bytes, rails: bytes | None) -> None:
         self.stream = stream
         self.channel = channel
         self.rails = rails
         self.live = False
+        self.denied = False
 
     @property
     def channels(self) -> Sequence[bytes]:
@@ -163,12 +164,29 @@ class Subscriptions:
         for some in _chunks(subscriptions):
             channels = [channel for subscription in some for channel in subscription.channels]
             keys = [self._channels.retained(subscription.stream) for subscription in some]
+            for subscription in some:
+                subscription.denied = False
             self._connection.send(
                 command(b"SUBSCRIBE", *channels) + command(b"MGET", *keys),
-                _confirmations(channels), functools.partial(self._live, some))
+                _confirmations(channels, functools.partial(self._denied, some)), functools.partial(self._live, some))
+
+    def _denied(self, subscriptions: Sequence[Subscription], problem: str) -> None:
+        """The user may not hear one of these, so Redis subscribed to none. A client may have chosen its name, so this
+        must not cost the others anything."""
+        for subscription in subscriptions:
+            subscription.denied = True
+        if len(subscriptions) == 1:
+            self._throttle.log(
+                logging.WARNING, "redis: stream %s cannot be heard: %s",
+                escape(subscriptions[0].stream), self._endpoint.line(problem))
 
     def _live(self, subscriptions: Sequence[Subscription], reply: Reply) -> bool:
         """The answer to MGET."""
+        if subscriptions[0].denied:
+            for subscription in subscriptions if len(subscriptions) > 1 else ():
+                if self._subscriptions.get(subscription.stream) is subscription:
+                    self._ask([subscription])
+            return True
         if isinstance(reply, ReplyError):
             if str(reply).startswith(("LOADING", "MASTERDOWN", "CLUSTERDOWN")):
                 raise Unusable(str(reply))
@@ -282,15 +300,18 @@ def _chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
     return (items[at : at + MOST_NAMES] for at in range(0, len(items), MOST_NAMES))
 
 
-def _confirmations(names: Sequence[bytes]) -> Answered:
-    """Takes the confirmations of a command with these names, in order."""
+def _confirmations(names: Sequence[bytes], denied: Callable[[str], None] | None = None) -> Answered:
+    """Takes the confirmations of a command with these names, in order, or that the user is not allowed to give it."""
     expected = iter(names)
     left = len(names)
 
     def answered(reply: Reply) -> bool:
         nonlocal left
         if isinstance(reply, ReplyError):
-            raise Unusable(str(reply))
+            if denied is None or not str(reply).startswith("NOPERM"):
+                raise Unusable(str(reply))
+            denied(str(reply))
+            return True
         if not isinstance(reply, tuple) or len(reply) != 3 or reply[1] != next(expected):
             raise Unusable("Redis confirmed what it was not asked")
         left -= 1
