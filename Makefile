@@ -65,10 +65,10 @@ clean:
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-# As .venv/built, with the tests' needs, and every compiler warning an error.
+# As .venv/built, with the tests' needs, and every compiler warning an error. What Debian has is installed meanwhile.
 .venv/tested: .venv/bin/python pyproject.toml setup.py $(SOURCES)
-	scripts/debian-packages test
-	FASTCABLE_WERROR=1 $(BIN)/pip install --quiet --editable '.[test,lint]'
+	scripts/debian-packages test & packages=$$!; \
+		FASTCABLE_WERROR=1 $(BIN)/pip install --quiet --editable '.[test,lint]'; pip=$$?; wait $$packages && exit $$pip
 	touch $@ .venv/built
 
 # Compares what is installed, so .venv/built's compiler options and not those of the tests.
