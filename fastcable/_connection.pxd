@@ -22,6 +22,7 @@ cdef class Cable:
     cdef readonly Py_ssize_t max_message_size
     cdef readonly Py_ssize_t max_fragments
     cdef bint binary
+    cdef object inflate  # None: compression is not negotiated
     cdef Limits limits
     cdef Limits strict_limits
     # Rooms
@@ -55,6 +56,13 @@ cdef enum State:
     LOST
 
 
+cdef enum Flag:
+    RESTING = 1  # it has had its share of this turn of the loop
+    THROTTLED = 2
+    PAUSED = RESTING | THROTTLED  # why it is not read, besides its outbox
+    DEFLATES = 4  # compression was negotiated
+
+
 @cython.no_gc
 cdef class Connection(Subscriber):
     cdef Peer peer
@@ -66,7 +74,7 @@ cdef class Connection(Subscriber):
     cdef int fd
     cdef uint16_t phase  # the heartbeat's
     cdef uint8_t state
-    cdef uint8_t pauses  # why it is not read, besides its outbox
+    cdef uint8_t flags
 
     cdef int read(self, FrameParser parser) except -1
     cdef int answer_frame(self, bytes frame) except -1

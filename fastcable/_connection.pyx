@@ -83,14 +83,12 @@ cdef extern from *:
     enum:
         SO_MEMINFO
 
-cdef enum:  # Connection.pauses
-    RESTING = 1  # it has had its share of this turn of the loop
-    THROTTLED = 2
-
 cdef enum:
     IOVECS = 64
     # Frames of one connection that are dealt with in one turn of the loop: up to a millisecond.
     EVENTS = 64
+    # Bytes of what a compressing client sends that count like one frame more: a few of its own may make a large message.
+    INFLATED = 2048
 
 logger = logging.getLogger("fastcable")
 
@@ -114,6 +112,11 @@ cdef class Cable:
         self.max_message_size = settings.max_message_size
         self.max_fragments = settings.max_fragments
         self.binary = binary
+        self.inflate = None
+        if settings.compression:
+            from fastcable.deflate import inflate
+
+            self.inflate = inflate
         self.pending = Pending(settings.max_pending_total)
         self.pending.exceeded = self.exceeded
         self.limits = Limits(settings, None, self.pending)
@@ -236,6 +239,15 @@ cdef class Connection(Subscriber):
         self.transport = transport
         self.state = LOST
 
+    @property
+    def deflates(self):
+        """Whether the peer inflates messages, and may send compressed ones; to be said before `open`."""
+        return self.flags & DEFLATES != 0
+
+    @deflates.setter
+    def deflates(self, bint deflates):
+        self.flags = self.flags & ~DEFLATES | (DEFLATES if deflates else 0)
+
     def open(self, bytes response not None, bytes rest not None):
         """Take the transport over: send the 101 `response`, then read `rest`, the bytes that came behind the
         request."""
@@ -272,6 +284,8 @@ cdef class Connection(Subscriber):
             return
         if parser is None:
             parser = self.cable.parser
+            if self.cable.inflate is not None:
+                parser.inflate = self.cable.inflate if self.flags & DEFLATES else None
         parser.feed(data)
         self.read(parser)
 
@@ -344,11 +358,11 @@ cdef class Connection(Subscriber):
         cdef Meter meter = self.cable.meter
         try:
             while not done and (self.outbox is None or not self.outbox.reading_paused):
-                if count == EVENTS and not parser.is_idle():
+                if count >= EVENTS and not parser.is_idle():
                     self.rest()
                     break
                 if meter is not None and self.state == OPEN and not parser.is_idle() and meter.is_over(self):
-                    self.pauses |= THROTTLED
+                    self.flags |= THROTTLED
                     self.transport.pause_reading()
                     break
                 event = parser.next()
@@ -360,6 +374,8 @@ cdef class Connection(Subscriber):
                 elif event == FAILED:
                     self.fail(parser.code, parser.reason)
                 elif self.state == OPEN:
+                    if parser.inflate is not None:
+                        count += PyBytes_GET_SIZE(parser.payload) // INFLATED
                     if meter is not None:
                         meter.count(self)
                     if event == PING:
@@ -383,17 +399,17 @@ cdef class Connection(Subscriber):
 
     def rest(self):
         """Leave the rest of what was received for the next turn of the loop."""
-        self.pauses |= RESTING
+        self.flags |= RESTING
         self.transport.pause_reading()
         self.cable.hub.call_soon(self.go_on)
 
     def go_on(self):
-        self.pauses &= ~RESTING
+        self.flags &= ~RESTING
         if self.state != LOST and (self.outbox is None or not self.outbox.reading_paused):
             self.read_on()
 
     def unthrottle(self):
-        self.pauses &= ~THROTTLED
+        self.flags &= ~THROTTLED
         if self.state == OPEN:
             self.cable.heard(&self.peer)  # it has been talking all the time
         if self.state != LOST and (self.outbox is None or not self.outbox.reading_paused):
@@ -401,7 +417,7 @@ cdef class Connection(Subscriber):
 
     cdef int read_on(self) except -1:
         """Read again, beginning with what the parser still holds."""
-        if not self.pauses:
+        if not self.flags & PAUSED:
             self.transport.resume_reading()
             if self.parser is not None:
                 self.read(self.parser)
@@ -412,8 +428,9 @@ cdef class Connection(Subscriber):
     cpdef answer(self, bytes text):
         self.answer_frame(encode_frame(TEXT, text))
 
-    def answer_binary(self, bytes data not None):
-        self.answer_frame(encode_frame(BINARY, data))
+    def send_frame(self, bytes frame not None):
+        """Send a frame that is none of a group's; it is never dropped."""
+        self.answer_frame(frame)
 
     cdef int answer_frame(self, bytes frame) except -1:
         if self.state == OPEN:

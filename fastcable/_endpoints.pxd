@@ -7,6 +7,7 @@ cdef class Endpoints:
     cdef bytes broadcast_path
     cdef bytes api_path
     cdef object allowed_origins
+    cdef bint compression
     cdef object broadcasts
     cdef public object publish
     cdef dict files

@@ -41,6 +41,7 @@ cdef class Endpoints:
         self.broadcast_path = settings.broadcast_path.encode() if broadcast else None
         self.allowed_origins = AllowedOrigins(settings.allowed_origins) if settings.allowed_origins else None
         self.api_path = API_PATH.encode() if broadcast and settings.secret else None
+        self.compression = settings.compression
         self.broadcasts = Broadcasts(settings, hub)
         self.publish = self.broadcasts.publish
         self.reports = {}
@@ -53,7 +54,8 @@ cdef class Endpoints:
         if path == self.broadcast_path:
             return self.broadcasts.begin(request, peer)
         if path == self.cable_path:
-            answer = handshake(request.method, request.version, request.headers, request.fields, self.allowed_origins)
+            answer = handshake(request.method, request.version, request.headers, request.fields, self.allowed_origins,
+                               self.compression)
             if isinstance(answer, Accept):
                 return answer
             # Closed, because a proxy that only saw an Upgrade may keep a tunnel open.

@@ -44,4 +44,17 @@ cdef class WebSocketGroup(Group):
     cdef int64_t begun
 
     cdef int seal(self) except -1
+    cdef int fill(self, Chunk chunk, list messages, Py_ssize_t start, Py_ssize_t stop) except -1
+    cdef int prepare(self, Chunk chunk) except -1
+    cdef bytes frame(self, bytes data)
     cdef int settle(self, Py_ssize_t index, Chunk chunk, bint wanted) except -1
+
+
+cdef class DeflatedGroup(WebSocketGroup):
+    cdef object deflate
+
+
+cdef class NegotiatedGroup(WebSocketGroup):
+    cdef DeflatedGroup inner  # None as long as nobody wants it
+    cdef object deflate
+    cdef bint turn  # which of the two is served first

@@ -11,6 +11,10 @@ A group collects what is posted in `waiting`. *Sealing* turns that into chunks, 
 it. Waiting messages are sealed when their fan-out begins, or before somebody joins or leaves. One chunk after the other
 is sent to all members below its limit, in slices; whoever leaves in between is first given the chunks that have not
 reached it yet.
+
+Compression. Where it is negotiated, a group has a second one inside for the members who inflate (`NegotiatedGroup`); the
+hub and the dialects know of one group only. The inner one compresses each message once for all its members, and not
+before its turn: a chunk is at most 64 KiB or one message, so what is posted together is not compressed in one go.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -18,8 +22,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastcable._connection cimport Connection, Peer
-from fastcable._frames cimport TEXT, encode_frame, header_size, join_frames
+from fastcable._connection cimport DEFLATES, Connection, Peer
+from fastcable._frames cimport DEFLATED, TEXT, encode_frame, header_size, join_frames
 from fastcable._hub cimport Group, Subscriber, monotonic_ns
 from fastcable._outbox cimport Chunk
 from fastcable._threads cimport DONE, GO_ON, MOST_THREADS, TIME_OVER, Progress, ThreadPool
@@ -45,6 +49,9 @@ cdef enum:
     ROOM = 128
     # A chunk of several messages is at most this long: what a socket takes at once by default (send_buffer).
     CHUNK = 65536
+
+# Of a ticket: it is one of the inner group's.
+cdef uint64_t INNER = 1ULL << 63
 
 # In place of the number of bytes sent: the member's socket may not be used directly.
 cdef enum:
@@ -251,6 +258,7 @@ cdef class WebSocketGroup(Group):
     cdef int settle(self, Py_ssize_t index, Chunk chunk, bint wanted) except -1:
         """Send a chunk to a member that leaves before its turn came, or count it as dropped."""
         if wanted:
+            self.prepare(chunk)
             self.members.send(chunk, self, None, index, index + 1, 0)
         else:
             self.counters.drops += chunk.count
@@ -259,7 +267,7 @@ cdef class WebSocketGroup(Group):
     cdef int tell(self, Subscriber subscriber, bytes data) except -1:
         if self.told is not data:
             self.told = data
-            self.told_frame = join_frames(self.before, [data], 0, 1, self.after, NULL)
+            self.told_frame = self.frame(data)
         (<Connection>subscriber).answer_frame(self.told_frame)
         self.counters.deliveries += 1
         return 0
@@ -323,11 +331,23 @@ cdef class WebSocketGroup(Group):
                 chunk.ends = <uint32_t*>PyMem_Malloc(chunk.count * sizeof(uint32_t))
                 if chunk.ends is NULL:
                     raise MemoryError()
-            chunk.data = join_frames(self.before, waiting, start, stop, self.after, chunk.ends)
+            self.fill(chunk, waiting, start, stop)
             chunk.limit = self.members.tickets + 1
             self.sealed.append(chunk)
             start = stop
         return 0
+
+    cdef int fill(self, Chunk chunk, list messages, Py_ssize_t start, Py_ssize_t stop) except -1:
+        """Give a chunk its frames, or what they are to be made from."""
+        chunk.data = join_frames(self.before, messages, start, stop, self.after, chunk.ends)
+        return 0
+
+    cdef int prepare(self, Chunk chunk) except -1:
+        """Make the frames of a chunk that has none yet."""
+        return 0
+
+    cdef bytes frame(self, bytes data):
+        return join_frames(self.before, [data], 0, 1, self.after, NULL)
 
     cdef bint step(self, int64_t until) except -1:
         cdef Py_ssize_t position
@@ -340,6 +360,7 @@ cdef class WebSocketGroup(Group):
                     return False
                 self.chunk = self.sealed.popleft()
                 self.position = 0
+                self.prepare(self.chunk)
                 self.begun = monotonic_ns()
                 self.stop = self.members.find(self.chunk.limit)
             # The one member that may leave meanwhile, closed for being slow, has been dealt with; nobody else can,
@@ -356,3 +377,90 @@ cdef class WebSocketGroup(Group):
                 self.members.compact()
             if now >= until:
                 return self.chunk is not None or bool(self.sealed) or self.waiting is not None
+
+
+cdef class DeflatedGroup(WebSocketGroup):
+    """Subscribers who get the same messages compressed. `deflate(text)` gives the payload; None: as it is."""
+
+    def __init__(self, bytes before not None, bytes after not None, ThreadPool threads, deflate not None):
+        WebSocketGroup.__init__(self, before, after, threads)
+        self.deflate = deflate
+
+    cdef int fill(self, Chunk chunk, list messages, Py_ssize_t start, Py_ssize_t stop) except -1:
+        chunk.messages = messages[start:stop]
+        return 0
+
+    cdef int prepare(self, Chunk chunk) except -1:
+        cdef list frames
+        cdef Py_ssize_t index
+        cdef size_t end = 0
+        if chunk.messages is None:
+            return 0
+        frames = [self.frame(data) for data in chunk.messages]
+        chunk.messages = None
+        if chunk.ends is not NULL:
+            for index in range(len(frames)):
+                end += PyBytes_GET_SIZE(<bytes>frames[index])
+                chunk.ends[index] = <uint32_t>end
+        chunk.data = b"".join(frames)
+        return 0
+
+    cdef bytes frame(self, bytes data):
+        cdef bytes text = self.before + data + self.after
+        cdef bytes deflated = self.deflate(text)
+        return encode_frame(TEXT, text) if deflated is None else encode_frame(TEXT | DEFLATED, deflated)
+
+
+cdef class NegotiatedGroup(WebSocketGroup):
+    """Subscribers of whom some inflate what `deflate` made."""
+
+    def __init__(self, bytes before not None, bytes after not None, deflate not None, ThreadPool threads=None):
+        WebSocketGroup.__init__(self, before, after, threads)
+        self.deflate = deflate
+
+    cdef Py_ssize_t size(self) noexcept:
+        return self.members.live + (0 if self.inner is None else self.inner.members.live)
+
+    cdef uint64_t join(self, Subscriber subscriber) except 0:
+        if not (<Connection?>subscriber).flags & DEFLATES:
+            return WebSocketGroup.join(self, subscriber)
+        if self.inner is None:
+            self.inner = DeflatedGroup(self.before, self.after, self.threads, self.deflate)
+            self.inner.stream = self.stream
+            self.inner.key = self.key
+            self.inner.dialect = self.dialect
+            self.inner.counters = self.counters
+        return self.inner.join(subscriber) | INNER
+
+    cdef int leave(self, uint64_t ticket, bint settle) except -1:
+        if ticket & INNER:
+            return self.inner.leave(ticket & ~INNER, settle)
+        return WebSocketGroup.leave(self, ticket, settle)
+
+    cdef int tell(self, Subscriber subscriber, bytes data) except -1:
+        if (<Connection>subscriber).flags & DEFLATES:
+            return self.inner.tell(subscriber, data)
+        return WebSocketGroup.tell(self, subscriber, data)
+
+    cdef int announce(self, bytes text) except -1:
+        WebSocketGroup.announce(self, text)
+        if self.inner is not None:
+            self.inner.announce(text)
+        return 0
+
+    cdef int post(self, bytes data) except -1:
+        if self.members.live:
+            WebSocketGroup.post(self, data)
+        if self.inner is not None and self.inner.members.live:
+            self.inner.post(data)
+        return 0
+
+    cdef bint step(self, int64_t until) except -1:
+        if self.inner is None:
+            return WebSocketGroup.step(self, until)
+        for _ in range(2):
+            # Whoever's slice ends is followed by the other next time.
+            self.turn = not self.turn
+            if self.inner.step(until) if self.turn else WebSocketGroup.step(self, until):
+                return True
+        return False

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint32_t
 
 cpdef enum:
@@ -8,6 +9,10 @@ cpdef enum:
     CLOSE = 8
     PING = 9
     PONG = 10
+
+cpdef enum:
+    # RSV1: added to the opcode of a compressed message (RFC 7692 §6).
+    DEFLATED = 0x40
 
 cpdef enum:
     # The other events of FrameParser.next().
@@ -44,12 +49,15 @@ cdef bytes join_frames(
 )
 
 
+@cython.no_gc
 cdef class FrameParser:
     # Settings.
     cdef Py_ssize_t max_message_size
     cdef Py_ssize_t max_fragments
     cdef bint masked
+    cdef Py_ssize_t max_deflated_size
     cdef bint binary
+    cdef public object inflate
     # The bytes fed and not yet read.
     cdef bytes data
     cdef const unsigned char* position
@@ -72,6 +80,7 @@ cdef class FrameParser:
     cdef Py_ssize_t control_held
     # The message under way; its opcode is 0 between messages.
     cdef int message_opcode
+    cdef bint deflated
     cdef Py_ssize_t fragments
     cdef unsigned char* buffer
     cdef Py_ssize_t held
@@ -84,6 +93,7 @@ cdef class FrameParser:
     cdef int take_header(self) noexcept
     cdef Py_ssize_t parse_header(self, const unsigned char* head, Py_ssize_t have) noexcept
     cdef int deliver(self) except -2
+    cdef int deliver_inflated(self, int event, bytes payload) except -2
     cdef int hold(self) except -1
     cdef int reserve(self, Py_ssize_t size) except -1
     cdef int finish(self, bytes payload) except -2

@@ -1,4 +1,7 @@
+from collections.abc import Callable
 from typing import Final, final
+
+Inflate = Callable[[bytes, int], bytes]
 
 CONTINUATION: Final = 0
 TEXT: Final = 1
@@ -6,6 +9,8 @@ BINARY: Final = 2
 CLOSE: Final = 8
 PING: Final = 9
 PONG: Final = 10
+
+DEFLATED: Final = 0x40
 
 NEED_DATA: Final = 0
 FAILED: Final = -1
@@ -16,8 +21,15 @@ def join_text_frames(before: bytes, payloads: list[bytes], after: bytes) -> byte
 
 @final
 class FrameParser:
+    inflate: Inflate | None
     def __new__(
-        cls, max_message_size: int, max_fragments: int, *, masked: bool = True, binary: bool = False
+        cls,
+        max_message_size: int,
+        max_fragments: int,
+        *,
+        masked: bool = True,
+        binary: bool = False,
+        inflate: Inflate | None = None,
     ) -> FrameParser: ...
     @property
     def payload(self) -> bytes: ...

@@ -22,6 +22,10 @@ messages. One that has delivered a close frame or failed is never idle: it belon
 everything that still comes.
 
 UTF-8 is tested once, when a text message is complete: a character may be split anywhere.
+
+A message may be compressed (RFC 7692) if `inflate(payload, limit)` was given, which stops one byte behind the limit. It
+is kept as it comes and inflated when it is complete, so fragments and what stands between them are dealt with as ever,
+and nothing is inflated for a message that never ends.
 """
 
 cimport cython
@@ -37,6 +41,10 @@ cdef extern from "Python.h":
 cdef enum:
     FIN = 0x80
     RSV = 0x70
+    # Bytes of a compressed message beyond max_message_size: what does not get smaller gets larger, by an eighth with the
+    # worst of codes.
+    DEFLATED_SHIFT = 3
+    DEFLATED_MORE = 64
     MASK = 0x80
     CONTROL = 0x08
     SMALLEST_BUFFER = 64
@@ -145,7 +153,8 @@ cdef Py_ssize_t write_header(unsigned char* out, int opcode, Py_ssize_t length) 
 
 
 cpdef bytes encode_frame(int opcode, bytes payload, bytes mask=None):
-    """One frame with FIN set; `mask` is the 4-byte key of a client's frame.
+    """One frame with FIN set; `mask` is the 4-byte key of a client's frame. To the opcode of a compressed message
+    DEFLATED is added.
 
     Raises ValueError for a reserved opcode, a control payload over 125 bytes or a mask that is not 4 bytes.
     """
@@ -153,7 +162,7 @@ cpdef bytes encode_frame(int opcode, bytes payload, bytes mask=None):
         raise TypeError("payload must be bytes")
     cdef Py_ssize_t length = PyBytes_GET_SIZE(payload)
     cdef Py_ssize_t header = header_size(length)
-    if opcode & ~0x0F or opcode & 7 > 2:
+    if opcode & ~(DEFLATED | 0x0F) or opcode & 7 > 2 or (opcode & DEFLATED and not 0 < opcode & 0x0F < CONTROL):
         raise ValueError(f"reserved opcode {opcode}")
     if opcode & CONTROL and length > MAX_CONTROL:
         raise ValueError(f"control frame of {length} bytes: at most {MAX_CONTROL}")
@@ -241,6 +250,8 @@ cdef bytes join_frames(
 # --- parsing ----------------------------------------------------------------------------------------------------------
 
 
+# What inflates is a function, which leads to no parser: the collector need not know.
+@cython.no_gc
 @cython.final
 @cython.freelist(16)
 cdef class FrameParser:
@@ -249,15 +260,23 @@ cdef class FrameParser:
     `max_message_size` (bytes) and `max_fragments` (frames a message may consist of, empty ones included) are limits, 0
     for none: a peer that exceeds them fails with 1009 and 1008. `masked` says that the peer is a client, whose
     frames must be masked; a server's must not be. Without `binary`, a binary message fails with 1003.
+
+    `inflate(payload, limit)` is for peers with whom compression was negotiated, None for others. It returns the message
+    of a compressed payload, or more than `limit` bytes of it, and raises ValueError for one that cannot be inflated.
     """
 
-    def __cinit__(self, Py_ssize_t max_message_size, Py_ssize_t max_fragments, *, bint masked=True, bint binary=False):
+    def __cinit__(self, Py_ssize_t max_message_size, Py_ssize_t max_fragments, *, bint masked=True, bint binary=False,
+                  object inflate=None):
         if max_message_size < 0 or max_fragments < 0:
             raise ValueError("limits must not be negative")
         self.max_message_size = max_message_size or PY_SSIZE_T_MAX
         self.max_fragments = max_fragments or PY_SSIZE_T_MAX
+        self.max_deflated_size = PY_SSIZE_T_MAX
+        if max_message_size and max_message_size < PY_SSIZE_T_MAX // 2:
+            self.max_deflated_size = max_message_size + (max_message_size >> DEFLATED_SHIFT) + DEFLATED_MORE
         self.masked = masked
         self.binary = binary
+        self.inflate = inflate
         self.payload = b""
         self.reason = ""
         self.release_data()
@@ -344,14 +363,18 @@ cdef class FrameParser:
         cdef int opcode, i
         cdef bint fin
         cdef uint64_t length
+        cdef Py_ssize_t most
         cdef Py_ssize_t size = 2
+        cdef bint deflated = False
         if have < 2:
             return 0
         fin = head[0] & FIN != 0
         opcode = head[0] & 0x0F
         length = head[1] & 0x7F
         if head[0] & RSV:
-            return self.fail(PROTOCOL_ERROR, "reserved bit set")
+            if self.inflate is None or head[0] & RSV != DEFLATED or opcode & CONTROL or opcode == CONTINUATION:
+                return self.fail(PROTOCOL_ERROR, "reserved bit set")
+            deflated = True
         if opcode & 7 > 2:
             return self.fail(PROTOCOL_ERROR, "reserved opcode")
         if (head[1] & MASK != 0) != self.masked:
@@ -389,8 +412,12 @@ cdef class FrameParser:
                 length = length << 8 | head[i]
             if length < 65536:
                 return self.fail(PROTOCOL_ERROR, "length not minimal")
-        if not opcode & CONTROL and length > <uint64_t> (self.max_message_size - self.held):
-            return self.fail(MESSAGE_TOO_BIG, "message too large")
+        if not opcode & CONTROL:
+            most = self.max_message_size
+            if deflated or (opcode == CONTINUATION and self.deflated):
+                most = self.max_deflated_size
+            if length > <uint64_t> (most - self.held):
+                return self.fail(MESSAGE_TOO_BIG, "message too large")
 
         if self.masked:
             size += 4
@@ -406,6 +433,7 @@ cdef class FrameParser:
             self.fragments += 1
         elif not opcode & CONTROL:
             self.message_opcode = opcode
+            self.deflated = deflated
             self.fragments = 1
         return size
 
@@ -427,11 +455,26 @@ cdef class FrameParser:
         else:
             self.message_opcode = 0
             self.release_buffer()
+            if self.deflated:
+                return self.deliver_inflated(event, payload)
         if event == TEXT and not is_utf8(out, size):
             return self.fail(INVALID_DATA, "invalid UTF-8")
         if event == CLOSE:
             return self.finish(payload)
         self.payload = payload
+        return event
+
+    cdef int deliver_inflated(self, int event, bytes payload) except -2:
+        cdef bytes message
+        try:
+            message = self.inflate(payload, min(self.max_message_size, PY_SSIZE_T_MAX - 1))
+        except ValueError:
+            return self.fail(INVALID_DATA, "invalid compressed data")
+        if PyBytes_GET_SIZE(message) > self.max_message_size:
+            return self.fail(MESSAGE_TOO_BIG, "message too large")
+        if event == TEXT and not is_utf8(<const unsigned char*> PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message)):
+            return self.fail(INVALID_DATA, "invalid UTF-8")
+        self.payload = message
         return event
 
     cdef int hold(self) except -1:

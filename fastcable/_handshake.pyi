@@ -1,10 +1,11 @@
 from fastcable.origins import AllowedOrigins
 
 class Accept:
-    """The 101 to send, and the dialect spoken afterwards."""
+    """The 101 to send, the dialect spoken afterwards, and whether messages may be compressed."""
 
     response: bytes
     dialect: str
+    deflates: bool
 
 class Refusal:
     """The status to answer with before closing, header lines (each with its CRLF), and one line of explanation."""
@@ -19,9 +20,10 @@ def handshake(
     headers: list[tuple[bytes, bytes]],
     fields: dict[bytes, bytes],
     allowed_origins: AllowedOrigins | None,
+    compression: bool = False,
 ) -> Accept | Refusal:
     """Decide on a request for the cable path. Header names are lower case, `fields` is the dict of `headers`;
-    `allowed_origins` None lets all connect."""
+    `allowed_origins` None lets all connect. With `compression` permessage-deflate is negotiated."""
 
 def check_origin(origin: bytes | None, allowed_origins: AllowedOrigins | None) -> Refusal | None:
     """Refuse a page that may not connect; what has no `Origin` is none."""

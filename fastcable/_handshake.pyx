@@ -2,7 +2,7 @@
 """The opening handshake (RFC 6455 §4), pure: a request's head in, the 101 or a refusal out.
 
 Hostile values cost linear time: they are only ever split at commas or compared whole, and nothing that a client sent
-is echoed. Extensions are not negotiated.
+is echoed. No extension is negotiated but that for compression, where that is wanted.
 """
 
 from binascii import b2a_base64
@@ -28,9 +28,10 @@ cdef dict _ACTIONCABLE = {  # of @rails/actioncable or not, with an answer to pi
 
 
 cdef class Accept:
-    def __init__(self, bytes response not None, str dialect not None):
+    def __init__(self, bytes response not None, str dialect not None, bint deflates=False):
         self.response = response
         self.dialect = dialect
+        self.deflates = deflates
 
 
 cdef class Refusal:
@@ -64,9 +65,10 @@ cpdef check_origin(bytes origin, allowed_origins):
 
 
 def handshake(bytes method not None, str version not None, list headers not None, dict fields not None,
-              allowed_origins):
+              allowed_origins, bint compression=False):
     cdef bint repeated = len(fields) != len(headers)
     cdef bytes key, response
+    cdef bytes extension = None
     if repeated:
         # Lines of the same name are one list (RFC 9110 §5.3); what must not be repeated does not look right then.
         lines = {name: [] for name in fields}
@@ -98,7 +100,14 @@ def handshake(bytes method not None, str version not None, list headers not None
     response = _ACCEPTED + accept_key(key)
     if protocol is not None:
         response += b"\r\nSec-WebSocket-Protocol: " + protocol
-    return Accept(response + b"\r\n\r\n", dialect)
+    if compression and b"sec-websocket-extensions" in fields:
+        from fastcable.deflate import WINDOW_BITS
+        from fastcable.extensions import negotiate as negotiate_extension
+
+        extension = negotiate_extension(fields[b"sec-websocket-extensions"], WINDOW_BITS)
+        if extension is not None:
+            response += b"\r\nSec-WebSocket-Extensions: " + extension
+    return Accept(response + b"\r\n\r\n", dialect, extension is not None)
 
 
 cpdef bytes accept_key(bytes key):

@@ -131,6 +131,8 @@ cdef class Site:
             connection = Connection(self.cable, dialect, transport)
         if self.cable.addresses is not None:
             self.cable.addresses.opened(connection, self.cable.addresses.key(transport, request))
+        if accept.deflates:
+            connection.deflates = True
         connection.open(accept.response, rest)
 
     cdef Connection admit(self, transport, Request request, dialect):

@@ -14,6 +14,7 @@ cdef struct Waiting:
 
 cdef class Chunk:
     cdef bytes data
+    cdef list messages  # from which `data` is still to be made
     cdef uint32_t count
     cdef uint32_t* ends
     cdef uint64_t limit

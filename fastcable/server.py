@@ -15,7 +15,7 @@ from fastcable import __version__, listeners
 from fastcable._connection import Cable
 from fastcable._deadlines import Deadlines
 from fastcable._endpoints import Endpoints
-from fastcable._fanout import WebSocketGroup
+from fastcable._fanout import NegotiatedGroup, WebSocketGroup
 from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol, Site
 from fastcable._hub import Hub
@@ -24,6 +24,7 @@ from fastcable.brokers.configured import broker
 from fastcable.colleagues import Colleagues
 from fastcable.cores import available_cores
 from fastcable.descriptors import HTTP_DESCRIPTORS, connection_limit
+from fastcable.dialects import Encoding
 from fastcable.dialects.configured import configured
 from fastcable.entrance import Bucket, Entrance
 from fastcable.heartbeat import Clock, Queue, beat_seconds
@@ -63,7 +64,11 @@ class Server:
         self.hub.broker = broker(settings, self.hub, loop)
         self.hub.max_backlog = settings.max_pending_total // 2 or sys.maxsize
         self.threads = ThreadPool(min(settings.fanout_threads, available_cores()))
-        encoding = functools.partial(WebSocketGroup, threads=self.threads)
+        encoding: Encoding = functools.partial(WebSocketGroup, threads=self.threads)
+        if settings.compression:
+            from fastcable.deflate import deflate
+
+            encoding = functools.partial(NegotiatedGroup, deflate=deflate, threads=self.threads)
         dialects = configured(settings, self.hub, encoding)
         closing = Deadlines(settings.close_timeout)
         lingering = Deadlines(LINGER_SECONDS)

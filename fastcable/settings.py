@@ -73,6 +73,8 @@ class Settings:
     allowed_origins: tuple[str, ...] = _option(
         (), Texts("ORIGINS", origin),
         "pages that may connect: exact origins, https://*.example.com for any subdomain; all when left out")
+    compression: bool = _option(
+        False, Boolean(), "compress messages for clients that offer permessage-deflate, as browsers do")
 
     default_protocol: str = _option(
         "simple", Choice(("simple", "actioncable")), "what is spoken with clients that offer no subprotocol")

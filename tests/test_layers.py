@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "fastcable"
 LAYERS = (
     # what is known of nothing else
     ("options", "control_groups", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
-     "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession", "terminal", "idle"),
+     "deflate", "extensions", "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession",
+     "terminal", "idle"),
     ("channels", "cores"),
     ("settings", "origins", "_handshake", "_request", "_posts", "chunked", "signing", "jws"),
     ("tokens", "authorization"),

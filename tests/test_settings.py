@@ -16,6 +16,7 @@ def test_defaults_are_those_of_the_manual() -> None:
     settings = Settings()
     assert {field.name: getattr(settings, field.name) for field in fields(settings)} == {
         "host": ("localhost",), "port": 3000, "uds": None, "backlog": 4096,
+        "compression": False,
         "cable_path": "/cable", "broadcast_path": "/_broadcast", "broadcast_listen": None, "broadcast_key": None,
         "allowed_origins": (), "default_protocol": "simple", "secret": None,
         "workers": 1, "fanout_threads": 2, "reload_drain": 30, "broker": "memory", "publish_timeout": 2,
