@@ -1,7 +1,7 @@
 """The WebSocket protocol as others understand it: Autobahn's test suite and client libraries talk to the echo server.
 
 The numbers are the suite's: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragmentation, 6 UTF-8, 7 closing,
-9 sizes and round trips, 10 fragments of an odd size.
+9 sizes and round trips, 10 fragments of an odd size, 12 compression of different data, 13 its parameters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ COMMAND = [sys.executable, "-m", "tests.echo_server"]
 SUITE = importlib.util.find_spec("autobahntestsuite")
 assert SUITE is not None
 assert SUITE.origin is not None
-CASES = autobahn.load(Path(SUITE.origin).parent / "case")
+EVERY_CASE = autobahn.load(Path(SUITE.origin).parent / "case")
+CASES = [case for case in EVERY_CASE if not autobahn.of_compression(case)]
+COMPRESSION_CASES = [case for case in EVERY_CASE if autobahn.of_compression(case)]
+ECHOES = 2
+"""Of each case of compression; the suite has a thousand, which takes twenty minutes."""
 
 NOT_STRICT = {
     # A text is judged when it is complete. The suite would like to see it refused at its first bad byte, which the
@@ -44,9 +48,9 @@ NOT_STRICT = {
 }
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with subprocess.Popen([*COMMAND, "0"], stdout=subprocess.PIPE, text=True) as process:
+@contextlib.contextmanager
+def echo_server(*options: str) -> Iterator[int]:
+    with subprocess.Popen([*COMMAND, "0", *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -56,6 +60,18 @@ def port() -> Iterator[int]:
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with echo_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def compressing() -> Iterator[int]:
+    with echo_server("--compression") as port:
+        yield port
 
 
 # --- Autobahn's suite -------------------------------------------------------------------------------------------------
@@ -72,12 +88,47 @@ def test_autobahn(outcomes: dict[str, tuple[str, str]], number: str) -> None:
     assert outcome == NOT_STRICT.get(number, "OK"), why
 
 
-def test_autobahn_has_every_category_but_compression() -> None:
-    categories = {autobahn.number(case).split(".")[0] for case in CASES}
-    assert (categories, len(CASES)) == ({"1", "2", "3", "4", "5", "6", "7", "9", "10"}, 301)
+@pytest.fixture(scope="module")
+def compressed(compressing: int) -> dict[str, tuple[str, str]]:
+    for case in COMPRESSION_CASES:
+        case.COUNT = ECHOES
+    return asyncio.run(autobahn.run_cases(COMPRESSION_CASES, compressing))
+
+
+@pytest.mark.parametrize("group", list(dict.fromkeys(autobahn.group(case) for case in COMPRESSION_CASES)))
+def test_autobahn_compressed(compressed: dict[str, tuple[str, str]], group: str) -> None:
+    """13.3 and 13.5 offer nothing but a server's window of 512 bytes, which is declined."""
+    outcomes = {compressed[autobahn.number(case)] for case in COMPRESSION_CASES if autobahn.group(case) == group}
+    expected = "UNIMPLEMENTED" if group in ("13.3", "13.5") else "OK"
+    assert {outcome for outcome, _ in outcomes} == {expected}, outcomes
+
+
+def test_autobahn_has_every_category() -> None:
+    categories = {autobahn.number(case).split(".")[0] for case in EVERY_CASE}
+    assert categories == {"1", "2", "3", "4", "5", "6", "7", "9", "10", "12", "13"}
+    assert (len(CASES), len(COMPRESSION_CASES)) == (301, 216)
 
 
 # --- client libraries -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 65536, 65537, LARGEST - 1, LARGEST])
+def test_websockets_gets_back_compressed_what_it_sent(compressing: int, size: int, binary: bool) -> None:
+    message = bytes(range(256)) * (size // 256 + 1) if binary else "fast cable" * (size // 10 + 1)
+    with connect(f"ws://127.0.0.1:{compressing}/", max_size=None) as client:
+        assert [extension.name for extension in client.protocol.extensions] == ["permessage-deflate"]
+        client.send(message[:size])
+        assert client.recv(PATIENCE) == message[:size]
+
+
+def test_a_compressed_message_too_large(compressing: int) -> None:
+    with connect(f"ws://127.0.0.1:{compressing}/", max_size=None) as client:
+        client.send(bytes(LARGEST + 1))
+        with pytest.raises(ConnectionClosedError) as closed:
+            client.recv(PATIENCE)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
 
 
 @pytest.mark.parametrize("size", [LARGEST - 1, LARGEST], ids=["largest-1", "largest"])
