@@ -87,7 +87,7 @@ cdef enum:
     IOVECS = 64
     # Frames of one connection that are dealt with in one turn of the loop: up to a millisecond.
     EVENTS = 64
-    # Bytes of what a compressing client sends that count like one frame more: a few of its own may make a large message.
+    # Bytes of a compressing client's message that count like a frame: a few that it sends may make many.
     INFLATED = 2048
 
 logger = logging.getLogger("fastcable")

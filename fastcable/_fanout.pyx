@@ -12,8 +12,8 @@ it. Waiting messages are sealed when their fan-out begins, or before somebody jo
 is sent to all members below its limit, in slices; whoever leaves in between is first given the chunks that have not
 reached it yet.
 
-Compression. Where it is negotiated, a group has a second one inside for the members who inflate (`NegotiatedGroup`); the
-hub and the dialects know of one group only. The inner one compresses each message once for all its members, and not
+Compression. Where it is negotiated, a group has a second one inside, for the members who inflate (`NegotiatedGroup`);
+the hub and the dialects know of one group only. The inner one compresses each message once for all its members, and not
 before its turn: a chunk is at most 64 KiB or one message, so what is posted together is not compressed in one go.
 """
 

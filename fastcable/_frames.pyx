@@ -41,8 +41,8 @@ cdef extern from "Python.h":
 cdef enum:
     FIN = 0x80
     RSV = 0x70
-    # Bytes of a compressed message beyond max_message_size: what does not get smaller gets larger, by an eighth with the
-    # worst of codes.
+    # What a compressed message may have beyond max_message_size: what does not get smaller gets larger, by an eighth
+    # with the worst of codes.
     DEFLATED_SHIFT = 3
     DEFLATED_MORE = 64
     MASK = 0x80

@@ -23,8 +23,12 @@ _LARGEST_WINDOW_BITS = 15
 
 _FLUSHED = b"\x00\x00\xff\xff"
 """What ends a flush, and is left out of each payload."""
-_END = _FLUSHED + b"\x01\x00\x00\xff\xff"
-"""What a payload is inflated with: behind what was left out stands a final block, which is found if all is well."""
+_FINAL_BLOCK = b"\x01\x00\x00\xff\xff"
+_END = _FLUSHED + _FINAL_BLOCK
+"""What a payload is inflated with: the final block is found if all is well."""
+_BEHIND = (b"", _FINAL_BLOCK, _END, b"\x00" + _END)
+"""What may be left of that. A peer may have made a final block itself: an empty one, whose last octets it left out, or
+one with an empty octet behind it (§7.2.3.4) or, as some do, without."""
 
 
 def deflate(message: bytes) -> bytes | None:
@@ -53,7 +57,6 @@ def inflate(payload: bytes, limit: int) -> bytes:
         return message
     if not decompressor.eof:
         raise ValueError("deflated data without an end")
-    # A peer may have made a final block itself, with an empty octet behind it (§7.2.3.4) or, as some do, without.
-    if decompressor.unused_data not in (b"", _END, b"\x00" + _END):
+    if decompressor.unused_data not in _BEHIND:
         raise ValueError("something behind the end of deflated data")
     return message

@@ -4,7 +4,7 @@ CASES is the folder `autobahntestsuite/case` of the package of that name, which 
 run as they are by the `Fuzzer` below, which stands for the suite's own protocol object: a case calls it to send, and is
 called with what comes back. They are loaded as Python 3 with each character standing for a byte (Python 2's strings),
 so payloads are decoded and encoded as Latin-1. Numbers name cases ("6.4.1") or groups of them ("6"). The cases of
-compression (12 and 13) need an echo server with `--compression` and some minutes, and are run only where they are named.
+compression (12 and 13) need an echo server with `--compression` and twenty minutes, and are run only if they are named.
 The exit code is 1 if a case failed.
 
 Theory of operation, of the closing as the suite judges it: a side that sends the first close frame has closed. After
@@ -397,7 +397,8 @@ def main(arguments: Sequence[str]) -> int:
     folder, port, *wanted = arguments
     cases = [
         case for case in load(Path(folder))
-        if (not wanted and not of_compression(case)) or any(f"{number(case)}.".startswith(f"{group}.") for group in wanted)
+        if (not wanted and not of_compression(case))
+        or any(f"{number(case)}.".startswith(f"{group}.") for group in wanted)
     ]
     outcomes = asyncio.run(run_cases(cases, int(port)))
     for name, (outcome, why) in outcomes.items():

@@ -88,8 +88,8 @@ class EveryPath(Endpoints):
 def echo_settings(port: int, compression: bool = False) -> Settings:
     """`port` on both loopback addresses."""
     return Settings(
-        port=port, compression=compression, max_message_size=16 << 20, max_fragments=65536, ping_interval=0, actioncable_ping_interval=0,
-        idle_timeout=0, max_pending_total=0)
+        port=port, compression=compression, max_message_size=16 << 20, max_fragments=65536,
+        ping_interval=0, actioncable_ping_interval=0, idle_timeout=0, max_pending_total=0)
 
 
 class EchoServer:
