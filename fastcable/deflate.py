@@ -15,7 +15,8 @@ WINDOW_BITS = 12
 SMALLEST = 128
 """Bytes of a message that is deflated; of smaller ones too little would be saved."""
 TRIED = 65_536
-"""Bytes of a large message that are deflated to see whether it gets a quarter smaller. What does not takes longest."""
+"""Bytes of a large message that are deflated to see whether half of them is left. If not, the rest is not worth its time:
+33 ms for a megabyte of hexadecimal digits, where HTML takes 5."""
 
 _LEVEL = 1
 _MEMORY = 5
@@ -38,7 +39,7 @@ def deflate(message: bytes) -> bytes | None:
     compressor = compressobj(_LEVEL, DEFLATED, -WINDOW_BITS, _MEMORY)
     deflated = compressor.compress(message[:TRIED]) + compressor.flush(Z_SYNC_FLUSH)
     if len(message) > TRIED:
-        if len(deflated) > TRIED * 3 // 4:
+        if len(deflated) > TRIED // 2:
             return None
         deflated += compressor.compress(memoryview(message)[TRIED:]) + compressor.flush(Z_SYNC_FLUSH)
     deflated = deflated.removesuffix(_FLUSHED)

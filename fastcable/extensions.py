@@ -24,8 +24,8 @@ _Parameters = list[tuple[bytes, bytes | None]]
 
 
 def negotiate(header: bytes, window_bits: int) -> bytes | None:
-    """What to answer to a `Sec-WebSocket-Extensions` header: the parameters agreed on, for a compressor whose window has
-    2 ** `window_bits` bytes. None: no offer can be accepted, or the header is malformed."""
+    """What to answer to a `Sec-WebSocket-Extensions` header: the parameters agreed on, for a compressor with a window
+    of 2 ** `window_bits` bytes. None: no offer can be accepted, or the header is malformed."""
     for name, parameters in _offers(header):
         if name == b"permessage-deflate":
             answer = _accept(parameters, window_bits)

@@ -106,6 +106,12 @@ def test_what_gets_no_smaller_is_left_alone(size: int) -> None:
     assert deflate(RANDOM.randbytes(size)) is None
 
 
+def test_a_large_message_must_get_half_as_large() -> None:
+    message = RANDOM.randbytes(TRIED).hex().encode()
+    assert deflate(message[:TRIED]) is not None
+    assert deflate(message[: TRIED + 1]) is None
+
+
 def test_of_a_large_message_only_the_beginning_is_tried() -> None:
     assert deflate(RANDOM.randbytes(TRIED) + bytes(1_000_000)) is None
 
