@@ -1,7 +1,7 @@
 """`python -m bench.compression`: what compression costs the server and saves on the wire.
 
-One server with `compression = true` serves two streams: the subscribers of one have negotiated compression, those of the
-other have not. Broadcasts go to one and the other by turns, and the server's CPU time is taken from the kernel's accounting
+One server with `compression = true` serves two streams: the subscribers of one have negotiated compression, those of
+the other have not. Broadcasts go to one and the other by turns, and the server's CPU time is the kernel's own accounting
 of its process, so the ratios hold, and the rest is this machine's. A broadcast is over when all have read it.
 """
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from fastcable._frames import encode_frame
+from fastcable._frames import TEXT, encode_frame
 from fastcable.deflate import deflate
 
 SUBSCRIBERS = (1, 10, 100, 1000)
@@ -31,6 +31,16 @@ REQUEST = (
 )
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 
+SENTENCES = (
+    "The second heat starts ten minutes late, please stay near the floor until your number is called.",
+    "Has anybody seen the list with the results of yesterday? I cannot find it where it used to be.",
+    "We have moved the meeting to the large room on the first floor because so many of you are coming.",
+    "Thank you all for a wonderful afternoon, and see you again next year at the same place!",
+    "The order left our house this morning and should be with you before the end of the week.",
+    "I would rather change the colour of the button than its size, but let us ask those who use it.",
+    "It works again: a cable had come loose behind the desk, which nobody could see from the front.",
+)
+
 
 def turbo_stream(messages: int) -> str:
     """A Turbo Stream as a chat sends it, with so many messages."""
@@ -41,17 +51,12 @@ def turbo_stream(messages: int) -> str:
     <div class="message-body">
       <p class="message-author font-semibold text-gray-900"><a href="/users/{31 * i % 97}">Reader {31 * i % 97}</a>
         <time datetime="2026-03-01T10:{i % 60:02}:00Z" class="text-sm text-gray-500">just now</time></p>
-      <p class="message-text text-gray-700">{" ".join(WORDS[(i * 13 + k * k * 7) % len(WORDS)] for k in range(25))}</p>
+      <p class="message-text text-gray-700">{SENTENCES[i * i % len(SENTENCES)]}</p>
     </div>
   </div></template></turbo-stream>
 """ for i in range(messages))
 
 
-WORDS = (
-    "about after again answer because before between bring change could every follow found great house large learn "
-    "letter light might never often other paper people place point right school sentence should small sound spell "
-    "still story their there thing think three through under until water where which while world would write"
-).split()
 MESSAGES = {
     "a small JSON object": {"id": 4711, "state": "shipped", "at": "2026-03-01T10:00:00Z", "by": "anna", "items": 3},
     "a Turbo Stream": turbo_stream(1),
@@ -62,8 +67,8 @@ MESSAGES = {
 @contextmanager
 def server() -> Iterator[tuple[int, int]]:
     """Its process id and port."""
-    command = [sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", "0", "--compression", "true",
-               "--ping-interval", "0", "--idle-timeout", "0", "--max-broadcast-size", "16MiB"]
+    command = [sys.executable, "-m", "fastcable", "serve", "--host", "127.0.0.1", "--port", "0",
+               "--compression", "true", "--ping-interval", "0", "--idle-timeout", "0", "--max-broadcast-size", "16MiB"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -78,7 +83,8 @@ def server() -> Iterator[tuple[int, int]]:
 
 def subscriber(port: int, stream: str, offer: bytes) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
-    sock.sendall(REQUEST + offer + b"\r\n" + encode_frame(1, b'{"type":"subscribe","stream":"%b"}' % stream.encode(), bytes(4)))
+    command = b'{"type":"subscribe","stream":"%b"}' % stream.encode()
+    sock.sendall(REQUEST + offer + b"\r\n" + encode_frame(TEXT, command, bytes(4)))
     received = b""
     while b'"subscribed"' not in received:
         received += sock.recv(4096)
@@ -125,7 +131,7 @@ def main() -> None:
                 for stream in clients:
                     text = b'{"type":"message","stream":"%b","data":%b}' % (stream.encode(), json.dumps(data).encode())
                     payload = deflate(text) if stream == "deflated" else None
-                    sizes[stream] = len(encode_frame(1, text if payload is None else payload))
+                    sizes[stream] = len(encode_frame(TEXT, text if payload is None else payload))
                 spent: dict[str, list[float]] = {stream: [] for stream in clients}
                 for number in range(rounds + 1):
                     for stream, members in clients.items():

@@ -380,11 +380,11 @@ async def run_case(case: Any, port: int) -> tuple[str, str]:
 
 async def run_cases(cases: Sequence[type], port: int) -> dict[str, tuple[str, str]]:
     """The outcomes by number."""
-    room = asyncio.Semaphore(TOGETHER)
+    room, compressing = asyncio.Semaphore(TOGETHER), asyncio.Semaphore(1)  # which waits for nothing but the processor
     outcomes: dict[str, tuple[str, str]] = {}
 
     async def run(case: type) -> None:
-        async with room:
+        async with compressing if of_compression(case) else room:
             outcomes[number(case)] = await run_case(case, port)
 
     async with asyncio.TaskGroup() as group:

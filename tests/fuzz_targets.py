@@ -7,9 +7,11 @@ An input is read as a target likes it; what is said here of each is what the nam
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import socket
 import sys
+import zlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -19,8 +21,8 @@ import orjson
 from fastcable._connection import Cable, Connection, alive_connections
 from fastcable._deadlines import Deadlines
 from fastcable._endpoints import Endpoints
-from fastcable._fanout import WebSocketGroup
-from fastcable._frames import CLOSE, FAILED, NEED_DATA, TEXT, FrameParser, encode_frame
+from fastcable._fanout import NegotiatedGroup, WebSocketGroup
+from fastcable._frames import CLOSE, DEFLATED, FAILED, NEED_DATA, TEXT, FrameParser, encode_frame
 from fastcable._heartbeat import Heartbeat
 from fastcable._http import HttpProtocol
 from fastcable._hub import Hub
@@ -28,6 +30,8 @@ from fastcable._request import HeadParser
 from fastcable.brokers.memory import MemoryBroker
 from fastcable.brokers.message import decode, encode
 from fastcable.channels import Channel
+from fastcable.deflate import deflate, inflate
+from fastcable.dialects import Encoding
 from fastcable.dialects.configured import configured
 from fastcable.heartbeat import beat_seconds
 from fastcable.response import CONTINUE, Response
@@ -39,6 +43,7 @@ from fastcable.tokens import BadToken, TokenVerifier, issue
 from tests.peers.rawhttp import RecordingHub, RecordingSite
 from tests.test_frames import assert_agrees_with_wsproto, cut, octets, read, read_ours, read_wsproto
 
+MASK = b"\1\2\3\4"
 SECRET = "a secret of the fuzzer's, which is long enough"
 SIGNED = sign("room:7", SECRET.encode())
 TOKEN = issue({"exp": 4_000_000_000, "streams": ["room:*"]}, SECRET)
@@ -48,15 +53,16 @@ TOKEN = issue({"exp": 4_000_000_000, "streams": ["room:*"]}, SECRET)
 
 
 def frames(data: bytes) -> None:
-    """The first byte says how the parser is limited, the second where the rest is cut."""
+    """The first byte says how the parser is limited and whether it inflates, the second where the rest is cut."""
     if len(data) < 2:
         return
     options, place, data = data[0], data[1], data[2:]
     limits = ((0, 0), (100, 3), (20, 0), (0, 2))[options & 3]
     masked, binary = not options & 4, bool(options & 8)
+    inflates = inflate if options & 16 else None
 
     def outcome(chunks: list[bytes]) -> tuple[list[tuple[int, bytes]], Any]:
-        parser = FrameParser(*limits, masked=masked, binary=binary)
+        parser = FrameParser(*limits, masked=masked, binary=binary, inflate=inflates)
         events, ending = read(parser, chunks)
         if isinstance(ending, tuple):
             assert parser.next() in (NEED_DATA, FAILED)
@@ -78,7 +84,7 @@ def frames(data: bytes) -> None:
             assert len(payload) <= 125
     if isinstance(ending, tuple) and not (events and events[-1][0] == CLOSE):
         assert ending[0] in (1002, 1003, 1007, 1008, 1009)
-    if masked:
+    if masked and inflates is None:
         ours, theirs = read_ours([data])[1], read_wsproto(data)[1]
         # Without limits of ours there is still that of a Py_ssize_t for the sum of fragments, which wsproto does not
         # have; nor does it know the close code 1014, so it does not come to look at a reason behind that.
@@ -278,7 +284,7 @@ def bus(data: bytes) -> None:
     assert "\n" not in refusal
 
 
-# --- simple, actioncable, guarded: a session --------------------------------------------------------------------------
+# --- simple, actioncable, guarded, compressed: a session --------------------------------------------------------------
 
 CABLE_SETTINGS = Settings(
     channels=(Channel("Room", "room:{id}", public=True),), turbo_secret=(SECRET,), max_errors=3, max_subscriptions=4,
@@ -286,6 +292,8 @@ CABLE_SETTINGS = Settings(
 GUARDED_SETTINGS = Settings(
     turbo_secret=(SECRET,), signed_streams="required", max_errors=3, max_subscriptions=4, max_identifier_size=200,
     max_message_size=1000, max_fragments=4, ping_interval=0)
+COMPRESSING_SETTINGS = Settings(
+    compression=True, max_errors=3, max_subscriptions=4, max_message_size=1000, max_fragments=4, ping_interval=0)
 TYPES: dict[str, set[object]] = {
     "simple": {"message", "subscribed", "error", "hello"},
     "actioncable": {None, "welcome", "confirm_subscription", "reject_subscription", "disconnect"},
@@ -296,10 +304,13 @@ STREAMS = ("s", "room:7", "é")
 
 def session(settings: Settings, name: str, data: bytes) -> None:
     """A connection on a real socket. Each line is a text message of the client's; after ! it is posted to the streams
-    instead, after # it is bytes of frames."""
+    instead, after # it is bytes of frames. Where there is compression, they are compressed."""
     hub = Hub(LOOP.call_soon, settings.max_subscriptions)
     hub.broker = MemoryBroker(hub)
-    dialect = configured(settings, hub, WebSocketGroup)[name]
+    encoding: Encoding = WebSocketGroup
+    if settings.compression:
+        encoding = functools.partial(NegotiatedGroup, deflate=deflate)
+    dialect = configured(settings, hub, encoding)[name]
     cable = Cable(settings, hub, Deadlines(0), Deadlines(0), lambda: 0.0)
     cable.heartbeat = hub.socket_ids = Heartbeat(cable, dialect.ping, beat_seconds(settings), settings)
     before = alive_connections()
@@ -307,6 +318,7 @@ def session(settings: Settings, name: str, data: bytes) -> None:
     with ours, theirs:
         transport = Transport(ours)
         connection = Connection(cable, dialect, cast(Any, transport))
+        connection.deflates = settings.compression
         connection.open(b"101", b"")
         for line in data.split(b"\n")[:40]:
             if line[:1] == b"!":
@@ -317,9 +329,9 @@ def session(settings: Settings, name: str, data: bytes) -> None:
                 for stream in STREAMS:
                     hub.publish(stream, line[1:])
             elif not transport.lost:
-                cast(Any, connection)(line[1:] if line[:1] == b"#" else encode_frame(TEXT, line, b"\1\2\3\4"))
+                cast(Any, connection)(line[1:] if line[:1] == b"#" else command(line, settings.compression))
             LOOP.run()
-        check_frames(name, theirs)
+        check_frames(name, theirs, settings.compression)
         transport.abort()
         LOOP.run()
         assert hub.idle
@@ -330,7 +342,15 @@ def session(settings: Settings, name: str, data: bytes) -> None:
     assert alive_connections() == before
 
 
-def check_frames(name: str, theirs: socket.socket) -> None:
+def command(text: bytes, compression: bool) -> bytes:
+    if not compression:
+        return encode_frame(TEXT, text, MASK)
+    compressor = zlib.compressobj(wbits=-15)
+    payload = (compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return encode_frame(TEXT | DEFLATED, payload, MASK)
+
+
+def check_frames(name: str, theirs: socket.socket, compression: bool) -> None:
     theirs.setblocking(False)
     received = b""
     try:
@@ -339,7 +359,7 @@ def check_frames(name: str, theirs: socket.socket) -> None:
     except BlockingIOError:
         pass
     assert received[:3] == b"101"
-    parser = FrameParser(0, 0, masked=False)
+    parser = FrameParser(0, 0, masked=False, inflate=inflate if compression else None)
     parser.feed(received[3:])
     closed = False
     while event := parser.next():
@@ -367,6 +387,29 @@ def actioncable(data: bytes) -> None:
 
 def guarded(data: bytes) -> None:
     session(GUARDED_SETTINGS, "simple", data)
+
+
+def compressed(data: bytes) -> None:
+    session(COMPRESSING_SETTINGS, "simple", data)
+
+
+# --- deflated: the payload of a compressed message --------------------------------------------------------------------
+
+
+def deflated(data: bytes) -> None:
+    """The first byte, times 8, is the limit."""
+    limit, payload = data[:1], data[1:]
+    if not limit:
+        return
+    most = limit[0] * 8
+    try:
+        message = inflate(payload, most)
+    except ValueError:
+        return
+    assert len(message) <= most + 1
+    assert message == zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff", most + 1)
+    again = deflate(message)
+    assert again is None or inflate(again, len(message)) == message
 
 
 # --- names: what claims to be signed ----------------------------------------------------------------------------------
@@ -404,7 +447,8 @@ def check_token(text: str) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (frames, http, broadcasts, bus, simple, actioncable, guarded, names)
+    each.__name__: each for each in (
+        frames, http, broadcasts, bus, simple, actioncable, guarded, compressed, deflated, names)
 }
 
 

@@ -53,6 +53,7 @@ def test_the_forms_that_a_message_may_have(payload: str, message: bytes) -> None
     pytest.param(bytes.fromhex(HELLO)[:-1], id="C4-truncated"),
     pytest.param(deflated(b"Hello " * 100)[:-3], id="C4-truncated-far-distance"),
     pytest.param(bytes.fromhex("000500faff48656c"), id="C4-truncated-stored-block"),
+    pytest.param(bytes.fromhex("f396cdc9d9be60"), id="C4-end-found-in-what-is-put-behind"),
     pytest.param(zlib.compress(b"Hello"), id="C4-zlib-header"),
     pytest.param(b"\x1f\x8b" + deflated(b"Hello"), id="C4-gzip-header"),
     pytest.param(deflated(b"Hello " * 100)[5:], id="C4-reference-before-the-start"),

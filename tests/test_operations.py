@@ -98,6 +98,7 @@ def test_the_formula_and_the_tables_are_of_these_figures() -> None:
 
 OTHERS = {  # that look like options and are others'
     "ip_local_port_range", "proxy_pass", "tcp_keepalive_", "tcp_max_syn_backlog", "tcp_mem", "tcp_syncookies",
+    "client_no_context_takeover", "server_no_context_takeover", "server_max_window_bits",
     "worker_connections", "worker_rlimit_nofile", "server_restart", "histogram_quantile", "nf_conntrack_max",
 }
 
