@@ -1,8 +1,8 @@
 """`python -m bench.compression`: what compression costs the server and saves on the wire.
 
 One server with `compression = true` serves two streams: the subscribers of one have negotiated compression, those of
-the other have not. Broadcasts go to one and the other by turns, and the server's CPU time is the kernel's own accounting
-of its process, so the ratios hold, and the rest is this machine's. A broadcast is over when all have read it.
+the other have not. Broadcasts go to one and the other by turns, and the CPU time is the kernel's own accounting of the
+server's process, so the ratios hold, and the rest is this machine's. A broadcast is over when all have read it.
 """
 
 from __future__ import annotations

@@ -302,6 +302,29 @@ def gone_from_action_cable(scene: Scene) -> None:
     scene.ended(slow[0], code=1013)
 
 
+def gone_while_compressing(scene: Scene) -> None:
+    """Each in the middle of a compressed message; half of them hang up, half end it with garbage."""
+    offer = UPGRADE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    members = scene.swarm.open(scene.count, offer + frame(TEXT, b'{"type":"subscribe","stream":"s"}'))
+    scene.swarm.run_until(lambda: all(member.frames for member in members))
+    assert all(b"permessage-deflate" in member.head for member in members)
+    heard: list[bytes] = []
+    sorting = [member.received for member in members]
+    for member in members:
+        member.received = heard.append  # what is compressed is not sorted
+    scene.publish(1000)
+    scene.swarm.run_until(lambda: len(heard) == scene.count)
+    assert {data[0] for data in heard} == {0xC1}
+    for member, received in zip(members, sorting, strict=True):
+        member.received = received
+        member.send(frame(TEXT, b"\xaa", fin=False, rsv=4))
+    for member in members[::2]:
+        scene.swarm.remove(member)
+    for member in members[1::2]:
+        member.send(frame(0, b"\xff\xff"))
+    scene.ended(members[1::2], code=1007)
+
+
 def server_full(scene: Scene) -> None:
     members = scene.swarm.connect(1)
     refused = scene.swarm.open(scene.count - 1, UPGRADE)
@@ -371,6 +394,7 @@ WAYS = [
     Way(slow_consumer, {"slow_consumer": "close", "max_pending_messages": 1}),
     Way(gone_from_action_cable, {
         "channels": (Channel("S", "s", public=True), Channel("T", "t", public=True)), "max_pending_messages": 1}),
+    Way(gone_while_compressing, {"compression": True}),
     Way(server_full, {"max_connections": 1}, batch=50),
     Way(no_room_for_more, {"max_connections": 1}),
     Way(drain, {"drain_timeout": 0.2}, batch=CONNECTIONS),
