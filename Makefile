@@ -14,7 +14,7 @@ WAITING := installation cluster showcase reload demo ruby leaks budgets network 
 	publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status metrics conformance \
 	hostile_inputs membership limits frames hub http connection switch link brokers_workers brokers_redis \
 	configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus anycable_publishers \
-	load json admission brokers_message signing sources sources_window tokens listeners
+	load json admission brokers_message signing sources sources_window tokens listeners compression deflate extensions
 WAITING := $(WAITING:%=tests/test_%.py)
 
 .PHONY: run showcase test lint bench dist fuzz sanitize clean
