@@ -33,6 +33,7 @@ UPGRADE = (
 )
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 ANSWERED = 10.0  # seconds for the answer to a close frame, and for the end of the connection
+PATIENCE = 10  # times as long as the suite waits before it gives a server up, on a busy machine
 TOGETHER = 16  # cases at a time; most of them wait for a second or two
 PASSED = ("OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED")
 COMPRESSION = ("12", "13")
@@ -142,7 +143,7 @@ class Fuzzer(asyncio.Protocol):
         self._later(delay, function)
 
     def killAfter(self, delay: float) -> None:
-        self._later(delay, self._fail)
+        self._later(delay * PATIENCE, self._fail)
 
     def closeAfter(self, delay: float) -> None:
         self._later(delay, self.sendClose)
