@@ -413,6 +413,8 @@ class Supervisor:
             announce(
                 self._settings, self._slots[0].listening[0], self._connections(), f", {_counted(self._count)}")
             notify("READY=1", f"STATUS={_counted(self._count)}")
+            if self._again:  # SIGHUP came meanwhile
+                self._reload()
 
     def _reap(self) -> None:
         for worker in list(self._workers.values()):
