@@ -15,6 +15,7 @@ from fastcable import __version__
 from fastcable.configuration import Loaded, load
 from fastcable.options import MASK, Seconds, did_you_mean
 from fastcable.settings import OPTIONS, Settings, SettingsError
+from fastcable.standard_streams import complain, occupy
 
 PUBLISH_URL = f"http://127.0.0.1:{Settings().port}{Settings().broadcast_path}"
 LISTEN_URL = f"ws://127.0.0.1:{Settings().port}{Settings().cable_path}"
@@ -161,6 +162,7 @@ def parse(arguments: Sequence[str], flags: Iterable[str], switches: Iterable[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 for wrong usage or options, with one line on stderr."""
+    occupy()
     try:
         return _command(sys.argv[1:] if argv is None else argv)
     except (UsageError, SettingsError) as error:
@@ -193,11 +195,6 @@ def say(text: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     return 0
-
-
-def complain(line: str) -> None:
-    if sys.stderr is not None:
-        sys.stderr.write(line.replace("\n", "\\n") + "\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

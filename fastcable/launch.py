@@ -3,12 +3,11 @@ order to be replaced."""
 
 from __future__ import annotations
 
-import sys
-
 from fastcable import listeners
 from fastcable.cores import available_cores
 from fastcable.descriptors import raise_descriptor_limit
 from fastcable.settings import Settings, SettingsError
+from fastcable.standard_streams import complain
 from fastcable.succession import ADOPT, CHECK, REPLACE, Succession
 
 
@@ -18,10 +17,10 @@ def launch(settings: Settings, succession: Succession | None = None, *, demo: bo
     try:
         return _launch(settings, succession, demo)
     except SettingsError as error:
-        print(f"fastcable: {error}", file=sys.stderr)
+        complain(f"fastcable: {error}")
         return 2
     except listeners.CannotListen as error:
-        print(f"fastcable: {error}", file=sys.stderr)
+        complain(f"fastcable: {error}")
         return 1
 
 

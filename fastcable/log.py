@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +34,7 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, worker: in
 
 
 def _handler(stream: TextIO | None) -> logging.Handler:
-    """stderr is None when the process was started with it closed; then descriptor 2 may be anything, even a client."""
+    """stderr is None when the process was started with it closed."""
     try:
         return DescriptorHandler(stream.fileno()) if stream is not None else logging.NullHandler()
     except (OSError, ValueError):
@@ -43,14 +45,18 @@ class DescriptorHandler(logging.Handler):
     """Writes to a descriptor, but never waits for it: a line that does not fit now is lost, and the next one says so.
 
     A pipe whose reader sleeps would otherwise hold up every client. The descriptor is not made non-blocking, because
-    that would change it for the parent's shell too: `poll` promises room for PIPE_BUF bytes, so no more are written
-    without asking again.
+    that would change it for the parent's shell too. Pipes and sockets can be written to as if it were; for the others,
+    and where the kernel has no such call, `poll` promises room for PIPE_BUF bytes, so no more are written without
+    asking again. (Of several processes that ask at the same time, all but one may be promised too much.)
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self.lost = 0
         self._descriptor = descriptor
+        self._torn = False  # the last line was begun and not ended
+        mode = os.fstat(descriptor).st_mode
+        self._at_once = hasattr(os, "RWF_NOWAIT") and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
         self._room = select.poll()
         self._room.register(descriptor, select.POLLOUT)
 
@@ -60,7 +66,7 @@ class DescriptorHandler(logging.Handler):
                 self.lost = 0
             if self.lost or not self._write(self._line(record)):
                 self.lost += 1
-        except Exception:  # a bad format string or a closed descriptor: nowhere left to say so
+        except Exception:  # a bad format string: nowhere left to say so
             self.lost += 1
 
     def _line(self, record: logging.LogRecord) -> bytes:
@@ -68,11 +74,28 @@ class DescriptorHandler(logging.Handler):
 
     def _write(self, line: bytes) -> bool:
         """False when the line, or the rest of a long one, was given up."""
-        for start in range(0, len(line), select.PIPE_BUF):
-            if not self._room.poll(0):
+        left = memoryview(b"\n" + line if self._torn else line)
+        while left:
+            written = self._write_some(left[: select.PIPE_BUF])
+            if not written:
                 return False
-            os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+            left = left[written:]
+            self._torn = len(left) > 0
         return True
+
+    def _write_some(self, data: memoryview) -> int:
+        """How much there was room for now; 0, too, for a full disk and for a pipe without a reader."""
+        try:
+            if self._at_once:
+                try:
+                    return os.pwritev(self._descriptor, (data,), -1, os.RWF_NOWAIT)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
+                        return 0
+                    self._at_once = False
+            return os.write(self._descriptor, data) if self._room.poll(0) else 0
+        except OSError:
+            return 0
 
 
 def _lines_lost(count: int) -> logging.LogRecord:

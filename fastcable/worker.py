@@ -20,7 +20,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -34,6 +33,7 @@ from fastcable.listeners import Listening
 from fastcable.memory import memory_limit
 from fastcable.server import Server
 from fastcable.settings import Settings, SettingsError
+from fastcable.standard_streams import complain
 from fastcable.systemd import Watchdog, watchdog_seconds
 
 logger = logging.getLogger("fastcable")
@@ -59,7 +59,7 @@ def run(settings: Settings, listening: Listening, link: socket.socket, *, demo: 
     try:
         return loop.run_until_complete(_Worker(Server(settings, loop, demo=demo)).serve(listening, link))
     except SettingsError as error:
-        print(f"fastcable: {error}", file=sys.stderr)
+        complain(f"fastcable: {error}")
         return 2
     finally:
         loop.close()

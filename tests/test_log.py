@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -145,18 +147,83 @@ def test_a_full_pipe_never_blocks_and_the_loss_is_told() -> None:
             assert isinstance(handler, logs.DescriptorHandler)
             while not handler.lost:
                 log.warning("x" * 1000)
-            log.warning("also lost")
-            os.read(reader, 1 << 20)
+            log.warning("y" * 1000)
+            text = os.read(reader, 1 << 20).decode()
             log.warning("x" * 10_000)
             log.warning("last")
             assert handler.lost == 0
-            text = os.read(reader, 1 << 20).decode()
-        assert "2 log lines lost: stderr was full" in text
+            text += os.read(reader, 1 << 20).decode()
+        assert sum(map(int, re.findall(r" (\d+) log lines lost: stderr was full", text))) == 2
         assert "x" * 10_000 + "\n" in text
         assert text.endswith("last\n")
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize("promised", [True, False], ids=["a page is promised", "none is"])
+def test_what_another_process_has_filled_meanwhile_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, promised: bool
+) -> None:
+    """Workers share stderr: each may have been promised the last page of a pipe."""
+    reader, writer = os.pipe()
+    with open(reader), open(writer, "w") as stream:
+        configure("info", "text", stream)
+        handler = logging.getLogger().handlers[0]
+        assert isinstance(handler, logs.DescriptorHandler)
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        monkeypatch.setattr(handler, "_room", Promise(promised))
+        log.warning("lost")
+        assert handler.lost == 1
+
+
+class Promise:
+    """Says of a descriptor whether it can be written to."""
+
+    def __init__(self, room: bool) -> None:
+        self.poll = lambda _: [(0, 0)] if room else []
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM])
+def test_where_the_kernel_cannot_write_at_once_it_is_asked_first(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwritev", refuse)
+    reader, writer = os.pipe()
+    with open(reader), open(writer, "w") as stream:
+        configure("info", "text", stream)
+        while not lost():
+            log.warning("x" * 1000)
+        os.read(reader, 1 << 20)
+        log.warning("last")
+        assert os.read(reader, 1 << 20).endswith(b"WARNING last\n")
+
+
+def test_a_line_that_was_torn_is_ended_before_the_next() -> None:
+    reader, writer = os.pipe()
+    with open(reader), open(writer, "w") as stream:
+        configure("info", "json", stream)
+        while not lost():
+            log.warning("x" * 10_000)
+        text = os.read(reader, 1 << 20).decode()
+        log.warning("next")
+        text += os.read(reader, 1 << 20).decode()
+    *_, torn, told, last = text.splitlines()
+    assert torn.endswith("xxx")
+    assert [orjson.loads(line)["message"] for line in (told, last)] == ["1 log lines lost: stderr was full", "next"]
+
+
+def lost() -> int:
+    handler = logging.getLogger().handlers[0]
+    assert isinstance(handler, logs.DescriptorHandler)
+    return handler.lost
 
 
 def test_a_pipe_without_reader_is_ignored() -> None:
