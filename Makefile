@@ -9,8 +9,8 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 # Tests that wait for browsers and other programs, those that take longest first, and others that need no core for
 # themselves: three files at a time, for one of them usually waits.
 WAITING := installation cluster showcase reload demo ruby leaks budgets network rails_redis solid_cable_server \
-	rails_client publisher listen stream_element scenarios turbo_page recipes development lifecycle workers migrating \
-	asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher proxy \
+	rails_client publisher listen stream_element scenarios turbo_page recipes development faults lifecycle workers \
+	migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher proxy \
 	publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status metrics conformance \
 	hostile_inputs membership limits frames hub http connection switch link brokers_workers brokers_redis \
 	configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus anycable_publishers \

@@ -180,6 +180,37 @@ Serve = Callable[..., LocalServer]
 """The fixture `serve`."""
 
 
+class UnixServer:
+    """A server that is reached by its Unix socket."""
+
+    path: str
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and decoded answer."""
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(PATIENCE)
+        try:
+            connection.sock.connect(self.path)
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def wait_until_ready(self, status: int = 200) -> None:
+        """Wait until /health/ready answers with this status."""
+        end = time.monotonic() + PATIENCE
+        while (answer := self.ask("GET", "/health/ready"))[0] != status:
+            assert time.monotonic() < end, answer
+            time.sleep(0.02)
+
+    def publish(self, stream: str, data: object) -> int:
+        """The status of the answer."""
+        return self.ask("POST", "/_broadcast", {"stream": stream, "data": data})[0]
+
+
 class ServerProcess(Reachable):
     """`fastcable serve` as a process of its own; `line` is its start line. `ulimit` is given to the shell's command of
     that name before."""
@@ -272,8 +303,12 @@ def post(port: int, body: object, path: str = "/_broadcast", **headers: str) -> 
 class Client:
     """A WebSocket client on a blocking socket that sends what it is told, right or wrong, and reads when told."""
 
-    def __init__(self, port: int | str, *, receive_buffer: int | None = None) -> None:
-        """`port` of 127.0.0.1, or the path of a Unix socket."""
+    def __init__(self, port: int | str | socket.socket, *, receive_buffer: int | None = None) -> None:
+        """`port` of 127.0.0.1, or the path of a Unix socket, or what is connected already."""
+        self._buffer = b""
+        if isinstance(port, socket.socket):
+            self.socket = port
+            return
         self.socket = socket.socket(socket.AF_UNIX if isinstance(port, str) else socket.AF_INET)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -283,7 +318,6 @@ class Client:
         else:
             self.socket.connect(("127.0.0.1", port))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = b""
 
     def __enter__(self) -> Self:
         return self

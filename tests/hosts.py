@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Self
@@ -50,11 +53,26 @@ class Host:
         """What a command prints here. OSError: it did not succeed."""
         return _run(*self.within, *command)
 
+    def connect(self, address: str, port: int, timeout: float) -> socket.socket:
+        """A connection from here. (A socket belongs to the namespace of the thread that made it.)"""
+
+        def make() -> socket.socket:
+            with open(f"/run/netns/{self.name}") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+                    raise OSError(ctypes.get_errno(), "setns")
+            return socket.create_connection((address, port), timeout)
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(make).result()
+
     @contextmanager
-    def cut_off(self) -> Iterator[None]:
-        """Packets to and from it are dropped meanwhile, without a word to anybody, by rules of its packet filter."""
+    def cut_off(self, percent: int = 100) -> Iterator[None]:
+        """So many of the packets to and from it are dropped meanwhile, at random and without a word to anybody, by
+        rules of its packet filter."""
+        which = f"numgen random mod 100 < {percent}" if percent < 100 else ""
         chains = [
-            f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; policy drop; }}"
+            f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; }};"
+            f"add rule inet cut {hook} {which} drop"
             for hook in ("input", "output")
         ]
         self.run("nft", ";".join(["add table inet cut", *chains]))

@@ -46,6 +46,11 @@ class Member:
             return None
         return int.from_bytes(self.frames[-1][1][:2], "big")
 
+    @property
+    def rest(self) -> bytes:
+        """What came of a frame that is not complete."""
+        return self._buffer
+
     def send(self, data: bytes) -> None:
         assert self.socket.send(data) == len(data)
 
@@ -75,9 +80,12 @@ class Member:
 class Swarm:
     """Clients of one server, served by `run_until` and only then."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, spread: bool = False) -> None:
+        """To `spread` them is to connect each thousand from an address of its own: that of one has too few ports for
+        very many, and the kernel looks long for the last ones."""
         raise_descriptor_limit()
         self._port = port
+        self._spread = spread
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
 
@@ -160,6 +168,8 @@ class Swarm:
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if self._spread:
+            sock.bind((f"127.19.{len(self._members) // 1000}.1", 0))
         member = Member(sock)
         self._members[sock.fileno()] = member
         try:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 import threading
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -110,29 +108,3 @@ def test_p12_r10_streams_come_and_go_without_a_trace(serve: Serve) -> None:
         asker.join()
         server.wait_until(lambda: not server.server.hub.streams)
         client.subscribe("another")
-
-
-def test_r13_a_full_disk_for_the_log_is_survived(tmp_path: Path) -> None:
-    """The line of the start is lost, and each one after it."""
-    address = str(tmp_path / "socket")
-    command = [sys.executable, "-m", "fastcable", "serve", "--uds", address, "--log-level", "debug"]
-    with open("/dev/full", "wb") as full, subprocess.Popen(command, stderr=full) as process:
-        try:
-            while not answers(address):
-                assert process.poll() is None
-                time.sleep(0.01)
-            with Client(address) as bad:
-                bad.send(b"no request\r\n\r\n")
-                assert bad.read_until(b"\r\n").startswith(b"HTTP/1.1 400 ")
-            with Client(address) as client:
-                client.upgrade()
-                client.subscribe("s")
-            process.terminate()
-            assert process.wait(PATIENCE) == 0
-        finally:
-            process.kill()
-
-
-def answers(address: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(address) == 0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import PATIENCE, Client, ServerProcess, message
+from tests.harness import Client, ServerProcess, UnixServer, message
 from tests.hosts import Host, joined, why_none
 from tests.redis_server import RedisServer
 
@@ -24,38 +21,13 @@ DETECTED = 10.0
 """Seconds after which a link that is cut has been noticed."""
 
 
-class UnixServer(ServerProcess):
-    """`fastcable serve` on a Unix socket, which reaches from host to host."""
+class HostedServer(UnixServer, ServerProcess):
+    """`fastcable serve` on a host, reached by its Unix socket, from any host."""
 
     def __init__(self, within: tuple[str, ...], path: Path, *arguments: str) -> None:
         self.path = str(path)
         command = [*within, sys.executable, "-m", "fastcable", "serve", "--uds", self.path, *arguments]
         self._start(command, None, "listens on ")
-
-    def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
-        """Status and decoded answer."""
-        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(PATIENCE)
-        connection.sock.connect(self.path)
-        try:
-            headers = {"Content-Type": "application/json"}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
-
-    def wait_until_ready(self, status: int = 200) -> None:
-        """Wait until /health/ready answers with this status."""
-        end = time.monotonic() + PATIENCE
-        while (answer := self.ask("GET", "/health/ready"))[0] != status:
-            assert time.monotonic() < end, answer
-            time.sleep(0.02)
-
-    def publish(self, stream: str, data: object) -> int:
-        """The status of the answer."""
-        return self.ask("POST", "/_broadcast", {"stream": stream, "data": data})[0]
 
 
 @pytest.fixture
@@ -79,7 +51,8 @@ def test_a_link_that_is_cut_without_a_word_is_noticed_and_comes_back(hosts: Sequ
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer(there.address, there.within)).start()
         servers = [
-            stack.enter_context(UnixServer(host.within, tmp_path / host.name, "--broker", redis.url)) for host in hosts
+            stack.enter_context(HostedServer(host.within, tmp_path / host.name, "--broker", redis.url))
+            for host in hosts
         ]
         clients = [stack.enter_context(Client(server.path)) for server in servers]
         for client in clients:
