@@ -54,6 +54,8 @@ cdef int64_t NEVER = 0x7fffffffffffffff
 cdef enum:
     # Connections that have to be gone before their memory is worth giving back: a megabyte and more.
     CROWD = 1000
+    # Bytes that waited for slow peers and have to be gone before they are worth giving back.
+    PILE = 8 << 20
     # Slots of a ring at most, so that a connection has room for their number: an interval of more than four hours is
     # cut short.
     MOST_SLOTS = 32_000
@@ -115,6 +117,8 @@ cdef class Heartbeat:
     cdef uint32_t write_beats
     cdef Py_ssize_t most  # connections since memory was given back
     cdef Py_ssize_t last  # connections at the beat before
+    cdef size_t most_waiting  # bytes for slow peers since memory was given back
+    cdef size_t last_waiting  # bytes for slow peers at the beat before
 
     def __init__(self, Cable cable not None, bytes ping not None, double seconds, settings, bytes timed_ping=b"%d"):
         probe_beats = max(round(settings.ping_interval / seconds), 2) if settings.ping_interval else 0
@@ -204,14 +208,22 @@ cdef class Heartbeat:
         return 0
 
     cdef int give_back_memory(self) except -1:
-        """The C library keeps freed memory in its heap unless it is asked to part with it: after a crowd has left."""
+        """The C library keeps freed memory in its heap unless it is asked to part with it: after a crowd has left, and
+        when much that waited for slow peers does so no longer."""
         cdef Py_ssize_t connections = self.cable.connections
+        cdef size_t waiting = self.cable.pending.size
         if connections > self.most:
             self.most = connections
         elif self.most - connections > max(connections, CROWD) and connections >= self.last:
             malloc_trim(0)
             self.most = connections
         self.last = connections
+        if waiting > self.most_waiting:
+            self.most_waiting = waiting
+        elif self.most_waiting - waiting > max(waiting, <size_t>PILE) and waiting >= self.last_waiting:
+            malloc_trim(0)
+            self.most_waiting = waiting
+        self.last_waiting = waiting
         return 0
 
     cdef int probe(self, Ring ring, uint32_t now) except -1:

@@ -75,6 +75,23 @@ def test_subscribers_of_action_cable_take_no_more_than_others(
     assert grown[1] <= 1.1 * grown[0]
 
 
+def test_what_waited_for_slow_peers_is_given_back_when_they_read_again(spawn: Callable[..., ServerProcess]) -> None:
+    server = spawn("--max-pending-messages", "0")
+    streams = [f"s{number}" for number in range(20)]
+    with Swarm(server.port) as swarm:
+        members = [swarm.connect(1, stream, receive_buffer=4096)[0] for stream in streams]
+        before = resident(server.process.pid)
+        for member in members:
+            swarm.stall(member)
+        for stream in streams:
+            assert server.post([{"stream": stream, "data": "x" * 4096}] * 240)[0] == 200
+        assert resident(server.process.pid) - before > 12 << 20
+        for member in members:
+            member.received = lambda data: None
+            swarm.resume(member)
+        swarm.run_until(lambda: resident(server.process.pid) - before < 4 << 20)
+
+
 def test_a_connection_object_is_small_and_unknown_to_the_collector(serve: Callable[..., LocalServer]) -> None:
     server = serve(ticking=False)
     with server.connect("s"):
