@@ -253,8 +253,9 @@ cdef class Heartbeat:
         # The beat in which something was heard had begun before: the next whole ones count.
         while peer is not &self.cable.order and now - peer.heard > self.idle_beats:
             connection = <Connection>peer.connection
-            if self.write_beats and connection.outbox is not None and connection.outbox.reading_paused:
-                self.cable.heard(peer)  # it may be talking, but is not listened to; the write timeout watches it
+            if self.write_beats and connection.outbox is not None:
+                # It was sent no ping that it could answer, or is not listened to; the write timeout watches it.
+                self.cable.heard(peer)
             else:
                 connection.close(1001, "idle timeout")
             peer = self.cable.order.newer

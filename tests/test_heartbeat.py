@@ -757,6 +757,21 @@ def test_who_is_not_read_is_not_taken_for_silent(serve: Serve, write_timeout: fl
         assert server.call(server.server.cable.oldest, 1) == ([connection] if stays else [])
 
 
+@pytest.mark.parametrize(("write_timeout", "stays"), [(1000, True), (0, False)])
+def test_a_slow_reader_that_was_sent_no_ping_is_not_taken_for_silent(
+    serve: Serve, stack: ExitStack, write_timeout: float, stays: bool
+) -> None:
+    """A full socket gets none, so a peer that only answers has nothing to say until it has caught up."""
+    server, client, connection = stalled(serve, stack, idle_timeout=6.0, write_timeout=write_timeout)
+    server.beat(3 * SMALL["idle_timeout"])
+    assert server.call(server.server.cable.oldest, 1) == ([connection] if stays else [])
+    if stays:
+        assert len(client.receive()["data"]) == 1 << 20
+        server.wait_until(lambda: connection.outbox is None)
+        server.beat(2 * SMALL["idle_timeout"] + 2 * server.server.heartbeat.seconds)
+        assert server.call(server.server.cable.oldest, 1) == []
+
+
 def test_who_was_closed_for_being_slow_and_is_then_cut_off_counts_once(serve: Serve) -> None:
     server = serve(ticking=False, **SMALL, slow_consumer="close", max_pending_messages=1, close_timeout=1000)
     with server.connect("s", receive_buffer=4096):
