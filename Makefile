@@ -1,4 +1,4 @@
-# make run|showcase|test|lint|bench|dist|fuzz|sanitize|clean; everything is installed below .venv,
+# make run|showcase|test|lint|bench|dist|fuzz|soak|sanitize|clean; everything is installed below .venv,
 # tests/js/node_modules and examples/showcase/node_modules.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,16 +8,17 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 
 # Tests that wait for browsers and other programs, those that take longest first, and others that need no core for
 # themselves: three files at a time, for one of them usually waits.
-WAITING := installation cluster showcase reload demo ruby leaks budgets network rails_redis solid_cable_server \
-	rails_client publisher listen stream_element scenarios turbo_page recipes development faults lifecycle workers \
-	migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package async_publisher proxy \
-	publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status metrics conformance \
-	hostile_inputs membership limits frames hub http connection switch link brokers_workers brokers_redis \
-	configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus anycable_publishers \
-	load json admission brokers_message signing sources sources_window tokens listeners compression deflate extensions
+WAITING := installation cluster showcase reload soak demo ruby leaks budgets network rails_redis \
+	solid_cable_server rails_client publisher listen stream_element scenarios turbo_page recipes development faults \
+	lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package \
+	async_publisher proxy publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status \
+	metrics conformance hostile_inputs membership limits frames hub http connection switch link brokers_workers \
+	brokers_redis configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus \
+	anycable_publishers load json admission brokers_message signing sources sources_window tokens listeners \
+	compression deflate extensions
 WAITING := $(WAITING:%=tests/test_%.py)
 
-.PHONY: run showcase test lint bench dist fuzz sanitize clean
+.PHONY: run showcase test lint bench dist fuzz soak sanitize clean
 
 run: .venv/built
 	$(BIN)/fastcable serve --demo $(OPTIONS)
@@ -48,6 +49,11 @@ dist: .venv/bin/python
 SECONDS := 60
 fuzz: .venv/fuzzed
 	nice scripts/fuzz $(SECONDS) $(TARGETS)
+
+# Ten minutes, or make soak SECONDS=36000.
+soak: SECONDS := 600
+soak: .venv/tested
+	nice $(BIN)/python -m tests.soak $(SECONDS)
 
 sanitize: .venv/tested
 	nice scripts/sanitize

@@ -97,9 +97,9 @@ class Swarm:
             self.remove(member)
         self._epoll.close()
 
-    def open(self, count: int, request: bytes = b"", *, receive_buffer: int = 0) -> list[Member]:
-        """Connect clients that send these bytes first."""
-        return [self._open(request, receive_buffer) for _ in range(count)]
+    def open(self, count: int, request: bytes = b"", *, receive_buffer: int = 0, source: str = "") -> list[Member]:
+        """Connect clients that send these bytes first, from the address `source` if it is given."""
+        return [self._open(request, receive_buffer, source) for _ in range(count)]
 
     def connect(self, count: int, *streams: str, receive_buffer: int = 0) -> list[Member]:
         """Connect WebSockets that are subscribed to these streams."""
@@ -164,8 +164,10 @@ class Swarm:
             else:
                 self._end(member, "closed")
 
-    def _open(self, request: bytes, receive_buffer: int) -> Member:
+    def _open(self, request: bytes, receive_buffer: int, source: str) -> Member:
         sock = socket.socket()
+        if source:
+            sock.bind((source, 0))
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if self._spread:
