@@ -53,7 +53,7 @@ fuzz: .venv/fuzzed
 # Ten minutes, or make soak SECONDS=36000.
 soak: SECONDS := 600
 soak: .venv/tested
-	nice $(BIN)/python -m tests.soak $(SECONDS)
+	$(BIN)/python -m tests.soak $(SECONDS)
 
 sanitize: .venv/tested
 	nice scripts/sanitize

@@ -32,6 +32,8 @@ RECEIVE_BUFFER = 4096
 TURN = 0.001
 """Seconds that pass at least until one goes on, so that the others come to read."""
 
+PATIENCE = 60.0
+
 Plan = Iterator[float]
 
 _MESSAGE = re.compile(rb'\{"n":(\d+),"s":"(\w+)"')
@@ -63,17 +65,17 @@ class Ledger:
 class Subscription:
     """One client's account of one stream."""
 
-    __slots__ = ("_ceiling", "_floor", "_last", "_ledger", "_missed")
+    __slots__ = ("_floor", "_last", "_ledger", "_missed", "ceiling")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._floor = ledger.accepted  # what was accepted before I asked does not come
-        self._ceiling = 0
+        self.ceiling = 0
         self._last = 0
         self._missed = 0
 
     def confirmed(self) -> None:
-        self._ceiling = self._ledger.posted + 1  # everything from here on does
+        self.ceiling = self._ledger.posted + 1  # everything from here on does
 
     def gap(self, missed: int) -> None:
         self._missed += missed
@@ -84,7 +86,7 @@ class Subscription:
         due = number - self._missed
         self._missed = 0
         self._ledger.got += 1
-        right = due == self._last + 1 if self._last else self._floor < due <= self._ceiling
+        right = due == self._last + 1 if self._last else self._floor < due <= self.ceiling
         self._last = number
         return right
 
@@ -104,7 +106,14 @@ class Client:
         self.plan: Plan = iter(())
         self.member: Member | None = None
         self.subscriptions: dict[str, Subscription] = {}
+        self.close_code = 0
+        """Of the server's close frame."""
         self._buffer = b""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether all subscriptions are."""
+        return all(each.ceiling for each in self.subscriptions.values())
 
     @property
     def connected(self) -> bool:
@@ -119,7 +128,7 @@ class Client:
             for stream in streams:
                 data += frame(TEXT, self._command("subscribe", stream))
                 self.subscriptions[stream] = Subscription(self.crowd.ledgers[stream])
-        (self.member,) = self.crowd.swarm.open(1, data, receive_buffer=receive_buffer, source=source)
+        self.member = self.crowd.swarm.begin(data, receive_buffer=receive_buffer, source=source)
         self.member.received = self._received
 
     def _command(self, command: str, stream: str) -> bytes:
@@ -172,7 +181,7 @@ class Client:
             elif opcode == PING:
                 self.send(frame(PONG, payload))
             elif opcode == CLOSE:
-                self.crowd.closes[self.kind, int.from_bytes(payload[:2], "big")] += 1
+                self.close_code = int.from_bytes(payload[:2], "big")
                 self.send(frame(CLOSE, payload[:2]))
 
     def _text(self, payload: bytes) -> None:
@@ -193,6 +202,64 @@ class Client:
                 subscription.confirmed()
 
 
+class Asker:
+    """An HTTP connection that is kept alive."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        self._member: Member | None = None
+        self._buffer = b""
+        self.answer: tuple[int, bytes] | None = None
+        self.refused = 0
+
+    def ask(self, method: str, path: str, content: bytes = b"") -> Plan:
+        """Yields until there is an answer, connecting again if the connection was closed before."""
+        request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
+        data = request.encode() + b"Content-Type: application/json\r\n\r\n" + content
+        self.answer = None
+        if self._member is None or self._member.ended:
+            self._member = self._swarm.begin(data)
+            self._member.head, self._buffer = b"-", b""  # it reads all heads itself
+            self._member.received = self._received
+        else:
+            self._swarm.send(self._member, data)
+        while self.answer is None:
+            if self._member.ended:
+                raise ConnectionError(f"{method} {path} was not answered")
+            yield 0
+
+    def post(self, ledger: Ledger, stream: str, count: int, size: int) -> Plan:
+        """Post so many messages at once, and enter them in the stream's ledger."""
+        ledger.posted += count
+        messages = [body(stream, number, size) for number in range(ledger.accepted + 1, ledger.posted + 1)]
+        content = json.dumps(messages if count > 1 else messages[0], separators=(",", ":")).encode()
+        while True:
+            yield from self.ask("POST", "/_broadcast", content)
+            assert self.answer is not None
+            status, answer = self.answer
+            if status == 200:
+                break
+            if status != 503:
+                raise ValueError(f"a broadcast was answered {status} {answer.decode()}")
+            self.refused += 1  # it was congested, and took nothing
+            yield 0.1
+        ledger.accepted = ledger.posted
+        ledger.promised += json.loads(answer)["subscribers"]
+
+    def close(self) -> None:
+        if self._member is not None and not self._member.ended:
+            self._swarm.remove(self._member)
+            self._member = None
+
+    def _received(self, data: bytes) -> None:
+        self._buffer += data
+        head, mark, rest = self._buffer.partition(b"\r\n\r\n")
+        found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+        if mark and len(rest) >= (length := int(found[1]) if found else 0):
+            self.answer = int(head[9:12]), rest[:length]
+            self._buffer = rest[length:]
+
+
 class Crowd:
     """Everybody. `steady` are the streams of those who stay, `mixed` those of the others, every other one of both
     `bursting`: Action Cable has no word for a gap, so its clients that stay are on the quiet ones. `patience` is for
@@ -209,10 +276,11 @@ class Crowd:
         self.clients: list[Client] = []
         self.answers: Counter[str] = Counter()
         """Of handshakes and garbage that got no 101, by status."""
-        self.closes: Counter[tuple[str, int]] = Counter()
         self.wrong: list[str] = []
         self.got = 0
         self.missed = 0
+        self.held_up = 0.0
+        """The longest time in which they could not read, in seconds."""
         self._plans: list[tuple[float, int, Plan]] = []
         self._numbers = count()
         self._sources = count(1)
@@ -233,7 +301,9 @@ class Crowd:
 
     def run_until(self, condition: Callable[[], object], end: float) -> bool:
         """Let them all do what they do until the condition is true, which is the answer, or the clock says `end`."""
+        before = time.monotonic()
         while not (met := condition()) and (now := time.monotonic()) < end:
+            self.held_up, before = max(self.held_up, now - before), now
             while self._plans and self._plans[0][0] <= now:
                 _, number, plan = heapq.heappop(self._plans)
                 with suppress(StopIteration):
@@ -241,12 +311,24 @@ class Crowd:
             self.swarm.turn(min(0.01, max(self._plans[0][0] - now, 0.0)) if self._plans else 0.01)
         return bool(met)
 
+    def carry_out(self, plan: Plan) -> None:
+        """Carry out a plan to its end, while the others go on with theirs. TimeoutError: that takes too long."""
+        done: list[bool] = []
+
+        def whole() -> Plan:
+            yield from plan
+            done.append(True)
+
+        self.start(whole())
+        if not self.run_until(lambda: done, time.monotonic() + PATIENCE):
+            raise TimeoutError("the server does not answer")
+
     # Who there is
 
     def invite(self, number: int, seconds: float) -> None:
         """So many clients, within so many seconds."""
         kinds = (
-            (0.54, "steady", self._stay), (0.6, "steady", self._pause), (0.8, "churning", self._churn),
+            (0.54, "steady", self._stay), (0.6, "pausing", self._pause), (0.8, "churning", self._churn),
             (0.9, "stalling", self._stall), (0.95, "vanishing", self._vanish), (1.0, "raving", self._rave),
         )
         for index in range(number):

@@ -12,7 +12,6 @@ root; for others those who vanish are closed by RST.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -20,12 +19,13 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 
-from tests.crowd import VANISHING, Client, Crowd, Plan, body
+from tests.crowd import PATIENCE, VANISHING, Asker, Client, Crowd, Plan
 from tests.harness import ServerProcess
 from tests.hosts import leave_network
-from tests.swarm import Member, Swarm
+from tests.swarm import Swarm
 
 FILTER = (
     "add table inet soak", "add chain inet soak out { type filter hook output priority 0; }",
@@ -36,10 +36,9 @@ OPTIONS = (
     "--max-pending-total", "16MiB", "--log-level", "info",
 )
 TIMEOUTS = {
-    "ping-interval": 2.0, "actioncable-ping-interval": 2.0, "idle-timeout": 8.0, "write-timeout": 6.0,
-    "handshake-timeout": 4.0, "keepalive-timeout": 6.0, "close-timeout": 2.0,
+    "ping-interval": 3.0, "actioncable-ping-interval": 3.0, "idle-timeout": 15.0, "write-timeout": 10.0,
+    "handshake-timeout": 5.0, "close-timeout": 3.0,
 }
-PATIENCE = 60.0
 LEFT = ("connections", "slow_connections", "streams", "subscriptions", "pending_bytes", "backlog_bytes")
 FAILURE = re.compile("Traceback|ERROR|CRITICAL|failed")
 PUBLISHERS = 4
@@ -51,46 +50,6 @@ WINDOW = 15
 GROWTH = 0.05
 SHOWN = 10
 """Complaints of one kind that are printed."""
-
-
-class Asker:
-    """An HTTP connection that is kept alive."""
-
-    def __init__(self, swarm: Swarm) -> None:
-        self._swarm = swarm
-        self._member: Member | None = None
-        self._buffer = b""
-        self.answer: tuple[int, bytes] | None = None
-
-    def ask(self, method: str, path: str, content: bytes = b"") -> Iterator[float]:
-        """Yields until there is an answer, connecting again if the connection was closed before."""
-        request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
-        data = request.encode() + b"Content-Type: application/json\r\n\r\n" + content
-        self.answer = None
-        if self._member is None or self._member.ended:
-            (self._member,) = self._swarm.open(1)
-            self._member.head, self._buffer = b"-", b""  # it reads all heads itself
-            self._member.received = self._received
-        self._member.socket.setblocking(True)
-        self._member.socket.sendall(data)
-        self._member.socket.setblocking(False)
-        while self.answer is None:
-            if self._member.ended:
-                raise ConnectionError(f"{method} {path} was not answered")
-            yield 0
-
-    def close(self) -> None:
-        if self._member is not None and not self._member.ended:
-            self._swarm.remove(self._member)
-            self._member = None
-
-    def _received(self, data: bytes) -> None:
-        self._buffer += data
-        head, mark, rest = self._buffer.partition(b"\r\n\r\n")
-        found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-        if mark and len(rest) >= (length := int(found[1]) if found else 0):
-            self.answer = int(head[9:12]), rest[:length]
-            self._buffer = rest[length:]
 
 
 class Soak:
@@ -117,8 +76,8 @@ class Soak:
         """Whether everything held."""
         crowd = self._crowd
         chance = crowd.chance
-        self._scrape()  # so that what is imported for it is there
         files = self._files()
+        self._scrape()  # so that what is imported for it is there
         self._began = time.monotonic()
         end = self._began + seconds
         crowd.invite(self._clients, min(seconds / 4, 20))
@@ -144,29 +103,11 @@ class Soak:
             size, count = min(int(chance.lognormvariate(5, 1)), 4000), 1
             if stream in self._crowd.bursting and chance.random() < bursts:
                 size, count = chance.choice(((1000, 100), (1000, 100), (100_000, 1)))
-            yield from self._post(asker, stream, count, size)
+            yield from asker.post(self._crowd.ledgers[stream], stream, count, size)
             yield chance.uniform(0, 2 * PUBLISHERS / POSTS_PER_SECOND)
         asker.close()
         self._publishing -= 1
-
-    def _post(self, asker: Asker, stream: str, count: int, size: int) -> Plan:
-        """So many messages at once."""
-        ledger = self._crowd.ledgers[stream]
-        ledger.posted += count
-        messages = [body(stream, number, size) for number in range(ledger.accepted + 1, ledger.posted + 1)]
-        content = json.dumps(messages if count > 1 else messages[0], separators=(",", ":")).encode()
-        while True:
-            yield from asker.ask("POST", "/_broadcast", content)
-            assert asker.answer is not None
-            status, answer = asker.answer
-            if status == 200:
-                break
-            self._refused += 1  # it was congested, and took nothing
-            if status != 503:
-                self._complaints.append(f"a broadcast was answered {status} {answer.decode()}")
-            yield 0.1
-        ledger.accepted = ledger.posted
-        ledger.promised += json.loads(answer)["subscribers"]
+        self._refused += asker.refused
 
     def _look_in(self) -> Plan:
         """Read the metrics and everything else that tells of the server, over and over."""
@@ -202,18 +143,6 @@ class Soak:
 
     # The end
 
-    def _do(self, plan: Plan) -> None:
-        """Carry out a plan to its end, while the others go on with theirs."""
-        done: list[bool] = []
-
-        def whole() -> Plan:
-            yield from plan
-            done.append(True)
-
-        self._crowd.start(whole())
-        if not self._crowd.run_until(lambda: done, time.monotonic() + PATIENCE):
-            raise TimeoutError("the server does not answer")
-
     def _come_to_rest(self) -> None:
         """Who stays gets what was posted, a last message of each stream included; then all leave."""
         crowd = self._crowd
@@ -221,9 +150,11 @@ class Soak:
         self._posting = False
         end = time.monotonic() + PATIENCE
         crowd.run_until(lambda: not self._publishing, end)
-        for stream in crowd.ledgers:
-            self._do(self._post(Asker(self._swarm), stream, 1, 10))
-        steady = [client for client in crowd.clients if client.kind == "steady"]
+        asker = Asker(self._swarm)
+        for stream, ledger in crowd.ledgers.items():
+            crowd.carry_out(asker.post(ledger, stream, 1, 10))
+        asker.close()
+        steady = [client for client in crowd.clients if client.kind in ("steady", "pausing")]
         crowd.run_until(lambda: all(
             subscription.complete for client in steady if client.connected
             for subscription in client.subscriptions.values()), end)
@@ -244,8 +175,12 @@ class Soak:
 
     def _judge_steady(self, steady: list[Client]) -> None:
         crowd = self._crowd
-        gone = sum(not client.connected for client in steady)
-        self._judge(not gone, "clients that read and answer stay connected", f"{gone:,} of {len(steady):,} were closed")
+        self._out(f"    the clients themselves were held up for {crowd.held_up:.1f} s at most")
+        gone = Counter(
+            f"{client.kind} ({client.dialect}) {client.close_code or (client.member and client.member.ended)}"
+            for client in steady if not client.connected)
+        self._judge(not gone, "clients that read and answer stay connected",
+                    f"{gone.total():,} of {len(steady):,} were closed {dict(gone) or ''}")
         short = [stream for client in steady for stream, each in client.subscriptions.items() if not each.complete]
         self._judge(not short, "and have got everything at the end", f"{len(short):,} subscriptions have not")
         self._judge(not crowd.wrong, "each message came once, in order, or its loss was told", "; ".join(
@@ -300,7 +235,7 @@ class Soak:
     def _scrape(self) -> dict[str, float]:
         """The metrics, by their names: what has labels is added up."""
         asker = Asker(self._swarm)
-        self._do(asker.ask("GET", "/metrics"))
+        self._crowd.carry_out(asker.ask("GET", "/metrics"))
         assert asker.answer is not None
         found: dict[str, float] = {}
         for name, value in re.findall(r"^(\w+)(?:\{.*\})? (\S+)$", asker.answer[1].decode(), re.MULTILINE):
@@ -331,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         leave_network(*FILTER)
     except OSError as error:
         out(f"nobody can vanish without a word: {error}")
-    hurry = 1.0 if given.seconds >= SETTLED else 0.5
+    hurry = 1.0 if given.seconds >= SETTLED else 0.25
     timeouts = [f"--{name}={seconds * hurry:g}" for name, seconds in TIMEOUTS.items()]
     out(f"seed {given.seed}, {given.clients:,} clients, {given.seconds:g} s")
     with ServerProcess(*OPTIONS, *timeouts) as server, Swarm(server.port) as swarm:

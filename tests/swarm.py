@@ -88,6 +88,7 @@ class Swarm:
         self._spread = spread
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
+        self._unsent: dict[int, bytes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -128,16 +129,33 @@ class Swarm:
             member.frames.clear()
         return members
 
+    def begin(self, request: bytes, *, receive_buffer: int = 0, source: str = "") -> Member:
+        """As `open`, of one client; it connects and sends while the others read."""
+        member = self._member(receive_buffer, source)
+        member.socket.setblocking(False)
+        member.socket.connect_ex(("127.0.0.1", self._port))
+        self._unsent[member.socket.fileno()] = request
+        self._epoll.register(member.socket, select.EPOLLIN | select.EPOLLOUT)
+        return member
+
+    def send(self, member: Member, data: bytes) -> None:
+        """Send all of it while the others read."""
+        fd = member.socket.fileno()
+        self._unsent[fd] = self._unsent.get(fd, b"") + data
+        self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+
     def stall(self, member: Member) -> None:
         """Let a client stop reading."""
-        self._epoll.modify(member.socket, 0)
+        self._epoll.modify(member.socket, select.EPOLLOUT if member.socket.fileno() in self._unsent else 0)
 
     def resume(self, member: Member) -> None:
-        self._epoll.modify(member.socket, select.EPOLLIN)
+        unsent = member.socket.fileno() in self._unsent
+        self._epoll.modify(member.socket, select.EPOLLIN | (select.EPOLLOUT if unsent else 0))
 
     def remove(self, member: Member) -> None:
         """Hang up, and forget the client."""
         del self._members[member.socket.fileno()]
+        self._unsent.pop(member.socket.fileno(), None)
         member.socket.close()
 
     def run_until(self, condition: Callable[[], object], patience: float = PATIENCE) -> None:
@@ -150,8 +168,12 @@ class Swarm:
 
     def turn(self, timeout: float = 0.0) -> None:
         """Let those clients read for which there is something to read now."""
-        for fd, _ in self._epoll.poll(timeout, 1024):
+        for fd, events in self._epoll.poll(timeout, 1024):
             member = self._members[fd]
+            if events & select.EPOLLOUT:
+                self._go_on_sending(member)
+            if events == select.EPOLLOUT:
+                continue
             try:
                 data = member.socket.recv(65536)
             except BlockingIOError:  # an event of one that is stalled: errors cannot be masked out
@@ -164,7 +186,15 @@ class Swarm:
             else:
                 self._end(member, "closed")
 
-    def _open(self, request: bytes, receive_buffer: int, source: str) -> Member:
+    def _go_on_sending(self, member: Member) -> None:
+        fd = member.socket.fileno()
+        with contextlib.suppress(OSError):  # the next read tells of it
+            self._unsent[fd] = self._unsent[fd][member.socket.send(self._unsent[fd]) :]
+        if not self._unsent[fd]:
+            del self._unsent[fd]
+            self.resume(member)
+
+    def _member(self, receive_buffer: int, source: str) -> Member:
         sock = socket.socket()
         if source:
             sock.bind((source, 0))
@@ -174,6 +204,11 @@ class Swarm:
             sock.bind((f"127.19.{len(self._members) // 1000}.1", 0))
         member = Member(sock)
         self._members[sock.fileno()] = member
+        return member
+
+    def _open(self, request: bytes, receive_buffer: int, source: str) -> Member:
+        member = self._member(receive_buffer, source)
+        sock = member.socket
         try:
             sock.settimeout(PATIENCE)
             sock.connect(("127.0.0.1", self._port))
