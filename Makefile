@@ -28,7 +28,7 @@ showcase: .venv/showcased examples/showcase/node_modules
 	$(BIN)/python -m examples.showcase $(OPTIONS)
 
 test: lint tests/js/node_modules examples/showcase/node_modules
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(WAITING)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(WAITING)
 	$(BIN)/python -m pytest $(WAITING:%=--ignore=%)
 
 lint: .venv/tested

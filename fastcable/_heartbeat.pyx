@@ -117,7 +117,6 @@ cdef class Heartbeat:
     cdef uint32_t write_beats
     cdef Py_ssize_t most  # connections since memory was given back
     cdef Py_ssize_t last  # connections at the beat before
-    cdef size_t most_waiting  # bytes for slow peers since memory was given back
     cdef size_t last_waiting  # bytes for slow peers at the beat before
 
     def __init__(self, Cable cable not None, bytes ping not None, double seconds, settings, bytes timed_ping=b"%d"):
@@ -218,11 +217,9 @@ cdef class Heartbeat:
             malloc_trim(0)
             self.most = connections
         self.last = connections
-        if waiting > self.most_waiting:
-            self.most_waiting = waiting
-        elif self.most_waiting - waiting > max(waiting, <size_t>PILE) and waiting >= self.last_waiting:
+        if self.cable.pending.most - waiting > max(waiting, <size_t>PILE) and waiting >= self.last_waiting:
             malloc_trim(0)
-            self.most_waiting = waiting
+            self.cable.pending.most = waiting
         self.last_waiting = waiting
         return 0
 

@@ -1,6 +1,7 @@
 cdef class Pending:
     cdef dict entries
     cdef readonly size_t size
+    cdef size_t most  # that it was since memory was given back: the heartbeat's
     cdef readonly size_t limit
     cdef public object exceeded
     cdef bint told

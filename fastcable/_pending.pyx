@@ -24,6 +24,7 @@ cdef class Pending:
             return 0
         self.entries[key] = 1
         self.size += PyBytes_GET_SIZE(data)
+        self.most = max(self.most, self.size)
         if 0 < self.limit < self.size and not self.told and self.exceeded is not None:
             self.told = True
             self.exceeded()

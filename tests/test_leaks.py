@@ -397,7 +397,7 @@ WAYS = [
     Way(gone_while_compressing, {"compression": True}),
     Way(server_full, {"max_connections": 1}, batch=50),
     Way(no_room_for_more, {"max_connections": 1}),
-    Way(drain, {"drain_timeout": 0.2}, batch=CONNECTIONS),
+    Way(drain, {"drain_timeout": 2.0}, batch=CONNECTIONS),
     Way(abort),
 ]
 
