@@ -14,9 +14,10 @@ time; a forked worker makes its own.
     checking   SIGHUP: a child process tries whether the server would start now. If not, one line says why, and nothing
                changes. Else the supervisor executes the program anew in its own process, which adopts the workers.
     replacing  slot by slot a successor is started on the same sockets. When all listen, all old workers are told to
-               accept no more, and then to retire, one after the other; so a client that is sent away by one meets
-               none of the others, and moves once. A successor that fails ends this, and the old worker of its slot
-               and those of the slots behind stay. A SIGHUP that comes meanwhile has its turn afterwards.
+               accept no more, and when all have said so, to retire, one after the other; so a client that is sent
+               away by one meets none of the others, and moves once. A successor that fails ends this, and the old
+               worker of its slot and those of the slots behind stay. A SIGHUP that comes meanwhile has its turn
+               afterwards.
     draining   SIGTERM or SIGINT: each worker drains as a single process does. A second signal kills them.
 
 When the supervisor itself is killed the links end, and the workers drain.
@@ -118,6 +119,7 @@ class Supervisor:
         self._check: Check | None = None
         self._to_replace: deque[Slot] = deque()
         self._surplus: deque[Worker] = deque()
+        self._accepting: set[int] = set()  # those of them that have not said yet that they accept no more
         self._step: Worker | None = None  # whose start or end the replacing waits for
         self._replacing = False
         self._failed = False  # not all could be replaced
@@ -396,6 +398,9 @@ class Supervisor:
             elif self._step is worker:
                 self._step = None
                 self._replace_next()
+        elif message.get("is") == "closed":
+            worker.deadline = None
+            self._accepts_no_more(pid)
         elif not (self._draining or self._replacing or self._check is not None):
             self._departure.told(pid, message.get("is"), self._workers, worker.heard)
         able = [each.pid for each in self._workers.values() if each.ready and each.port is not None]
@@ -422,6 +427,7 @@ class Supervisor:
             if pid:
                 del self._workers[pid]
                 self._end_link(worker)
+                self._accepts_no_more(pid)
                 self._ended(worker, os.waitstatus_to_exitcode(status))
 
     def _ended(self, worker: Worker, code: int) -> None:
@@ -568,6 +574,8 @@ class Supervisor:
             if self._step is None:
                 slot.worker, slot.old = slot.old, None
                 self._stop_replacing("no worker can be started")
+        elif self._accepting:
+            return
         elif self._surplus:
             self._retire(self._surplus.popleft())
         else:
@@ -584,7 +592,15 @@ class Supervisor:
             old, slot.old = slot.old, None
             if old is not None and old.port is not None:
                 self._switch.control(old.pid, {"do": "close"})
+                old.deadline = time.monotonic() + GRACE
+                self._accepting.add(old.pid)
                 self._surplus.append(old)
+
+    def _accepts_no_more(self, pid: int) -> None:
+        if pid in self._accepting:
+            self._accepting.discard(pid)
+            if not self._accepting:
+                self._replace_next()
 
     def _retire(self, worker: Worker) -> None:
         if worker.pid not in self._workers or worker.port is None:

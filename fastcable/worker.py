@@ -3,7 +3,8 @@
 Theory of operation. A worker is given its listening sockets and its end of the link, and then it is
 
     STARTING  joined to the bus: retained values arrive; nobody is accepted yet
-    SERVING   from {"is":"ready"} on, which it sends to the supervisor; at {"do":"close"} it stops accepting
+    SERVING   from {"is":"ready"} on, which it sends to the supervisor; at {"do":"close"} it stops accepting,
+              and says so: {"is":"closed"}
     RETIRING  {"do":"retire","seconds":S} came: a successor listens on the same sockets, clients are sent there over S
     DRAINING  SIGTERM, or the supervisor's end of the link is closed: as a single process drains; then it ends
 
@@ -126,6 +127,7 @@ class _Worker:
         seconds = message.get("seconds")
         if message.get("do") == "close":
             self._server.close_listeners()
+            self._link.control({"is": "closed"})
         elif message.get("do") == "retire" and self._retire_seconds is None and isinstance(seconds, int | float):
             self._retire_seconds = float(seconds)
             self._changed.set()
