@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.harness import PATIENCE, LocalServer, ServerProcess
+from tests.hosts import Host, joined, why_none
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -35,6 +37,24 @@ def redis() -> Iterator[RedisServer]:
     """A redis-server that is not started yet."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture
+def hosts() -> Iterator[Sequence[Host]]:
+    """Two hosts that reach each other."""
+    if reason := why_none():
+        pytest.skip(reason)
+    with joined("192.0.2.1", "192.0.2.2") as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is freed is freed without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="module")

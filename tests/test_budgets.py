@@ -35,8 +35,8 @@ INSTRUCTIONS = {
 tenth less for connect and post)."""
 
 SYSTEM_CALLS = {
-    "connect": 80_000,  # measured: 73,500; a bare uvloop protocol: 64,500
-    "post": 38_500,  # measured: 34,000; a bare httptools protocol: 25,800
+    "connect": 15.5,  # measured: 15.0
+    "post": 4.5,  # measured: 4.0
     "broadcast": 4.0,  # measured: 3.0
 }
 """For each connection that subscribes, each broadcast to one subscriber, and each to many beside the sends."""

@@ -39,7 +39,7 @@ from tests.harness import (
     subscribed,
     until,
 )
-from tests.hosts import Host, joined, why_none
+from tests.hosts import Host
 from tests.redis_server import RedisServer
 from tests.swarm import Member, Swarm
 
@@ -488,14 +488,6 @@ class HostedServer(ServerProcess):
             request = posting(stream, data)
             client.send(request.replace(b"\r\n", f"\r\nAuthorization: Bearer {self.KEY}\r\n".encode(), 1))
             assert client.read_until(b"\r\n").startswith(b"HTTP/1.1 200 ")
-
-
-@pytest.fixture
-def hosts() -> Iterator[Sequence[Host]]:
-    if reason := why_none():
-        pytest.skip(reason)
-    with joined("192.0.2.1", "192.0.2.2") as hosts:
-        yield hosts
 
 
 def descriptors(pid: int) -> int:

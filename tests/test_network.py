@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.harness import Client, ServerProcess, UnixServer, message
-from tests.hosts import Host, joined, why_none
+from tests.hosts import Host
 from tests.redis_server import RedisServer
 
 DETECTED = 10.0
@@ -28,14 +26,6 @@ class HostedServer(UnixServer, ServerProcess):
         self.path = str(path)
         command = [*within, sys.executable, "-m", "fastcable", "serve", "--uds", self.path, *arguments]
         self._start(command, None, "listens on ")
-
-
-@pytest.fixture
-def hosts() -> Iterator[Sequence[Host]]:
-    if reason := why_none():
-        pytest.skip(reason)
-    with joined("192.0.2.1", "192.0.2.2") as hosts:
-        yield hosts
 
 
 def hear(client: Client) -> Any:

@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,12 +27,7 @@ BOUNDS = {"references": 100, "tracked objects": 50, "blocks": 100, "bytes of mal
 """By how much each may differ after any number of messages: far less than one of each per message."""
 
 
-@pytest.fixture(autouse=True)
-def _no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_collector")
 
 
 class MallocInfo(ctypes.Structure):
