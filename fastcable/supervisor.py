@@ -399,7 +399,8 @@ class Supervisor:
                 self._step = None
                 self._replace_next()
         elif message.get("is") == "closed":
-            worker.deadline = None
+            if not self._draining:
+                worker.deadline = None
             self._accepts_no_more(pid)
         elif not (self._draining or self._replacing or self._check is not None):
             self._departure.told(pid, message.get("is"), self._workers, worker.heard)
