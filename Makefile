@@ -7,8 +7,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.pyx)
 
 # Tests that wait for browsers and other programs, those that take longest first, and others that need no core for
-# themselves: three files at a time, for one of them usually waits.
-WAITING := installation cluster showcase reload soak demo ruby leaks budgets network rails_redis \
+# themselves: two files at a time.
+WAITING := installation cluster showcase reload soak demo ruby budgets network rails_redis \
 	solid_cable_server rails_client publisher listen stream_element scenarios turbo_page recipes development faults \
 	lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package \
 	async_publisher proxy publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status \
@@ -28,7 +28,7 @@ showcase: .venv/showcased examples/showcase/node_modules
 	$(BIN)/python -m examples.showcase $(OPTIONS)
 
 test: lint tests/js/node_modules examples/showcase/node_modules
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(WAITING)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(WAITING)
 	$(BIN)/python -m pytest $(WAITING:%=--ignore=%)
 
 lint: .venv/tested
