@@ -15,8 +15,11 @@ WAITING := installation cluster showcase reload soak demo ruby budgets network r
 	metrics conformance hostile_inputs membership limits frames hub http connection switch link brokers_workers \
 	brokers_redis configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus \
 	anycable_publishers load json admission brokers_message signing sources sources_window tokens listeners \
-	compression deflate extensions
+	compression deflate extensions leaks references memory
 WAITING := $(WAITING:%=tests/test_%.py)
+
+# What the tests need is installed, and read by ruff and mypy, two things at a time.
+MAKEFLAGS += --jobs=2
 
 .PHONY: run showcase test lint bench dist fuzz soak sanitize clean
 

@@ -1,5 +1,5 @@
-"""`pytest -p tests.few_examples`: Hypothesis tries a few examples of each test only and takes its time, for tests that
-something slow watches."""
+"""`pytest -p tests.few_examples`: Hypothesis tries a few examples of each test only and takes its time, and the others
+wait longer, for tests that something slow watches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 
+from tests import harness
+
 if TYPE_CHECKING:
     import pytest
 
 SETTINGS = "_hypothesis_internal_use_settings"
 
+harness.PATIENCE *= 10
 settings.register_profile("few", max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("few")
 

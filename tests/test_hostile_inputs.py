@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -20,34 +21,49 @@ CASES = {"H": 28, "B": 23, "F": 33, "C": 6, "P": 24, "A": 20, "R": 15, "O": 18}
 REFERENCE = re.compile(r"`(test_\w+)::(\w+)(?:\[(.+?)\])?`")
 
 
+Reference = tuple[str, str, str]
+"""The file, the function and the parameters, which end with "…" if they are the beginning of several tests', or ""."""
+
+
 def rows() -> list[str]:
     return re.findall(r"^\| ([HBFCPARO]\d+) \|", MANUAL, re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def collected() -> set[str]:
-    """The ids of all tests in the named files, without their classes."""
-    files = sorted({f"tests/{name}.py" for name, _, _ in REFERENCE.findall(MANUAL)})
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE * 5)
-    assert done.returncode == 0, done.stdout[-2000:]
-    return {re.sub(r"^tests/(\w+)\.py::(?:Test\w+::)?", r"\1::", line) for line in done.stdout.splitlines()}
+def test_every_named_test_exists(request: pytest.FixtureRequest) -> None:
+    """Among those of this run, or else of the files, because to collect them takes some seconds."""
+    references = set(REFERENCE.findall(MANUAL))
+    missing = references - named([item.nodeid for item in request.session.items], references)
+    if missing:
+        files = sorted({f"tests/{file}.py" for file, _, _ in missing})
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE * 5)
+        assert done.returncode == 0, done.stdout[-2000:]
+        missing -= named(done.stdout.splitlines(), missing)
+    assert sorted(missing) == []
 
 
-def test_every_named_test_exists(collected: set[str]) -> None:
-    functions = {name.partition("[")[0] for name in collected}
-    missing = []
-    for file, function, parameters in REFERENCE.findall(MANUAL):
+def named(nodes: Iterable[str], references: set[Reference]) -> set[Reference]:
+    """The references that name one of the tests with these ids."""
+    ids = {re.sub(r"^tests/(\w+)\.py::(?:Test\w+::)?", r"\1::", node) for node in nodes}
+    functions = {each.partition("[")[0] for each in ids}
+    found = set()
+    for file, function, parameters in references:
         name = f"{file}::{function}"
-        if not parameters:
-            found = name in functions
-        elif parameters.endswith("…"):
-            found = any(each.startswith(f"{name}[{parameters[:-1]}") for each in collected)
-        else:
-            found = f"{name}[{parameters}]" in collected
-        if not found:
-            missing.append(f"{name}[{parameters}]" if parameters else name)
-    assert missing == []
+        if (
+            (not parameters and name in functions)
+            or f"{name}[{parameters}]" in ids
+            or (parameters.endswith("…") and any(each.startswith(f"{name}[{parameters[:-1]}") for each in ids))
+        ):
+            found.add((file, function, parameters))
+    return found
+
+
+def test_a_name_that_is_no_tests_is_noticed() -> None:
+    ids = ["tests/test_a.py::test_b", "tests/test_a.py::TestC::test_d[F1-x]", "tests/test_a.py::TestC::test_d[F2]"]
+    right = {("test_a", "test_b", ""), *(("test_a", "test_d", parameters) for parameters in ("", "F2", "F1…"))}
+    wrong = {("test_a", "test_c", ""), ("test_b", "test_b", ""), ("test_a", "test_d", "F1")}
+    wrong.add(("test_a", "test_d", "F3…"))
+    assert named(ids, right | wrong) == right
 
 
 def test_every_reference_has_the_form_that_is_looked_for() -> None:
