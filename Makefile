@@ -58,7 +58,7 @@ soak: SECONDS := 600
 soak: .venv/tested
 	$(BIN)/python -m tests.soak $(SECONDS)
 
-sanitize: .venv/tested
+sanitize: .venv/tested tests/js/node_modules
 	nice scripts/sanitize
 
 clean:
