@@ -38,6 +38,7 @@ from fastcable._outbox cimport Chunk
 from time import time
 
 from fastcable.socket_ids import SealedNumbers
+from fastcable.surplus import Surplus
 
 cdef extern from *:
     """
@@ -115,9 +116,8 @@ cdef class Heartbeat:
     cdef bytes websocket_ping
     cdef uint32_t idle_beats
     cdef uint32_t write_beats
-    cdef Py_ssize_t most  # connections since memory was given back
-    cdef Py_ssize_t last  # connections at the beat before
-    cdef size_t last_waiting  # bytes for slow peers at the beat before
+    cdef object crowd
+    cdef object pile
 
     def __init__(self, Cable cable not None, bytes ping not None, double seconds, settings, bytes timed_ping=b"%d"):
         probe_beats = max(round(settings.ping_interval / seconds), 2) if settings.ping_interval else 0
@@ -136,6 +136,8 @@ cdef class Heartbeat:
         self.websocket_ping = encode_frame(PING, b"")
         self.idle_beats = -int(-settings.idle_timeout // seconds)
         self.write_beats = -int(-settings.write_timeout // seconds)
+        self.crowd = Surplus(CROWD)
+        self.pile = Surplus(PILE)
 
     cdef Members slot(self, uint32_t phase):
         if phase < self.timed.base:
@@ -211,16 +213,9 @@ cdef class Heartbeat:
         when much that waited for slow peers does so no longer."""
         cdef Py_ssize_t connections = self.cable.connections
         cdef size_t waiting = self.cable.pending.size
-        if connections > self.most:
-            self.most = connections
-        elif self.most - connections > max(connections, CROWD) and connections >= self.last:
+        if self.crowd.look(connections, connections) | self.pile.look(waiting, self.cable.pending.most):
             malloc_trim(0)
-            self.most = connections
-        self.last = connections
-        if self.cable.pending.most - waiting > max(waiting, <size_t>PILE) and waiting >= self.last_waiting:
-            malloc_trim(0)
-            self.cable.pending.most = waiting
-        self.last_waiting = waiting
+        self.cable.pending.most = waiting
         return 0
 
     cdef int probe(self, Ring ring, uint32_t now) except -1:

@@ -1,7 +1,7 @@
 cdef class Pending:
     cdef dict entries
     cdef readonly size_t size
-    cdef size_t most  # that it was since memory was given back: the heartbeat's
+    cdef size_t most  # that it was since the last beat of the heartbeat, which sets it back
     cdef readonly size_t limit
     cdef public object exceeded
     cdef bint told

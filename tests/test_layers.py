@@ -11,7 +11,7 @@ LAYERS = (
     # what is known of nothing else
     ("options", "control_groups", "log", "stream_name", "_deadlines", "response", "event_loop", "_json", "_frames",
      "deflate", "extensions", "_threads", "_histogram", "retained", "socket_ids", "sessions", "bus", "succession",
-     "terminal", "idle", "standard_streams"),
+     "terminal", "idle", "standard_streams", "surplus"),
     ("channels", "cores"),
     ("settings", "origins", "_handshake", "_request", "_posts", "chunked", "signing", "jws"),
     ("tokens", "authorization"),
