@@ -6,28 +6,44 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
 
 from fastcable import __version__
 from fastcable._request import Request
 from fastcable.colleagues import Colleagues
 from fastcable.response import Response, json_response
+from fastcable.settings import Settings
 from fastcable.statistics import TOP, Snapshot
+
+if TYPE_CHECKING:
+    from fastcable._hub import Hub
+    from fastcable.live_status import LiveStatus
 
 HEADERS = (
     b"Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
     b"Referrer-Policy: no-referrer\r\n"
-    b"Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    b"Content-Security-Policy: default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; "
     b"img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
 )
+
+
+Result = TypeVar("Result")
 
 
 class Reports:
     """What the paths answer to GET."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, statistics: Colleagues, status: Colleagues) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, settings: Settings, hub: Hub, statistics: Colleagues, status: Colleagues,
+    ) -> None:
         self._loop = loop
+        self._settings = settings
+        self._hub = hub
         self._statistics = statistics
         self._status = status
+        self._live: LiveStatus | None = None
 
     def metrics(self, request: Request) -> asyncio.Future[Response]:
         from fastcable import metrics
@@ -36,7 +52,15 @@ class Reports:
         return self._later(self._statistics, lambda snapshots: metrics.response(snapshots, accept))
 
     def status(self, request: Request) -> asyncio.Future[Response]:
-        return self._later(self._status, _status)
+        """`?live` asks for the stream that it is posted to, too."""
+        live = self._follow() if request.target.endswith(b"?live") else None
+        return self._later(self._status, lambda snapshots: json_response(
+            200, {**_status(snapshots), "live": live}, b"Cache-Control: no-store\r\n"))
+
+    def status_apart(self, request: Request) -> asyncio.Future[Response]:
+        """The same on a listener from which a page does not reach the cable."""
+        return self._later(self._status, lambda snapshots: json_response(
+            200, {**_status(snapshots), "live": None}, b"Cache-Control: no-store\r\n"))
 
     def page(self, request: Request) -> Response:
         """What shows the status, which it fetches itself."""
@@ -44,10 +68,25 @@ class Reports:
         with open(path, "rb") as file:
             return Response(200, file.read(), HEADERS)
 
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _follow(self) -> dict[str, str]:
+        """Where the page gets each new status from here on."""
+        if self._live is None:
+            from fastcable.live_status import LiveStatus
+
+            self._live = LiveStatus(
+                self._loop, self._hub, self._settings,
+                lambda: self._later(self._status, lambda snapshots: orjson.dumps(_status(snapshots))))
+        self._live.ask()
+        return {"cable": self._settings.cable_path, "stream": self._live.name}
+
     def _later(
-        self, colleagues: Colleagues, answer: Callable[[list[Snapshot]], Response],
-    ) -> asyncio.Future[Response]:
-        later: asyncio.Future[Response] = self._loop.create_future()
+        self, colleagues: Colleagues, answer: Callable[[list[Snapshot]], Result],
+    ) -> asyncio.Future[Result]:
+        later: asyncio.Future[Result] = self._loop.create_future()
 
         def done(snapshots: asyncio.Future[list[Snapshot]]) -> None:
             try:
@@ -59,15 +98,14 @@ class Reports:
         return later
 
 
-def _status(snapshots: list[Snapshot]) -> Response:
+def _status(snapshots: list[Snapshot]) -> dict[str, Any]:
     """All workers, and the largest streams of all of them."""
     streams: dict[str, int] = {}
     for each in snapshots:
         for name, count in each.pop("top"):
             streams[name] = streams.get(name, 0) + count
     top = sorted(streams.items(), key=lambda item: (-item[1], item[0]))[:TOP]
-    value = {
+    return {
         "version": __version__, "time": time.time(), "workers": sorted(snapshots, key=lambda each: each["worker"]),
         "top_streams": [{"stream": name, "subscribers": count} for name, count in top],
     }
-    return json_response(200, value, b"Cache-Control: no-store\r\n")

@@ -93,7 +93,7 @@ class Server:
         statistics = Colleagues(loop, "statistics", self.statistics.snapshot)
         status = Colleagues(loop, "status", self.statistics.status)
         self.colleagues = (statistics, status)
-        self._reports = Reports(loop, statistics, status)
+        self._reports = Reports(loop, settings, self.hub, statistics, status)
         self.memory: MemoryWatch | None = None
         # State
         self.listening = Listening()
@@ -172,7 +172,7 @@ class Server:
         # The page holds no secret; where there is a key, it asks for it.
         status: dict[bytes, Report] = {
             b"/_status": (self._reports.page, bool(self.settings.broadcast_key or self.settings.secret)),
-            b"/_status.json": (self._reports.status, False),
+            b"/_status.json": (self._reports.status_apart if own else self._reports.status, False),
         }
         if not own:
             cable.reports.update(status)
@@ -289,6 +289,7 @@ class Server:
     async def stop(self) -> None:
         """Let go of the listeners, the broker, the clock and the threads."""
         self.close_listeners()
+        self._reports.stop()
         await self.hub.broker.stop()
         if self._clock is not None:
             self._clock.stop()

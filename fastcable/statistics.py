@@ -22,6 +22,8 @@ Snapshot = dict[str, Any]
 TOP = 10
 LOOKED_AT = 20_000
 """Streams among which the largest are looked for: a few milliseconds. The oldest, where there are more."""
+STATUS = "_status."
+"""What the names of the status page's own streams begin with."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -76,8 +78,10 @@ class Statistics:
         return {**self.snapshot(), "top": self._top_streams()}
 
     def _top_streams(self) -> list[list[object]]:
-        """The streams with most subscribers here; their names are made fit to be shown."""
-        counted = ((stream.subscribers, name) for name, stream in islice(self._hub.streams.items(), LOOKED_AT))
+        """The streams with most subscribers here, without the status page's own; the names are made fit to be shown."""
+        counted = (
+            (stream.subscribers, name) for name, stream in islice(self._hub.streams.items(), LOOKED_AT)
+            if not name.startswith(STATUS))
         return [[escape(name), count] for count, name in heapq.nlargest(TOP, counted)]
 
 

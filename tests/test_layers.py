@@ -47,7 +47,7 @@ LAYERS = (
     ("_fanout", "_texts"),
     ("_heartbeat", "journal"),
     ("statistics",),
-    ("colleagues", "metrics"),
+    ("colleagues", "metrics", "live_status"),
     ("reports",),
     # HTTP in front of them
     ("handover",),

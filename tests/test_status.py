@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.harness import CABLE_UPGRADE, Client, LocalServer, Reachable, Spawn, children
+from tests.harness import CABLE_UPGRADE, Client, LocalServer, Reachable, Spawn, children, until
 
 Serve = Callable[..., LocalServer]
 NAME = "<img src=x onerror=alert(1)>"
+SECRET = "0123456789abcdef" * 2
 
 
 def status(server: Reachable, **headers: str) -> Any:
@@ -121,17 +122,68 @@ def test_the_page_follows_what_goes_on(spawn: Spawn, visit: Callable[[Reachable]
     server = spawn()
     page = visit(server)
     expect(page.locator("#state")).to_have_text("Live")
-    expect(tile(page, "Connections")).to_have_text("0")
     expect(page.locator("#streams")).to_have_text("Nobody is subscribed.")
+    # The page itself is one of them, and what is posted to it counts, too: one message in two seconds.
+    expect(page.locator("[data-tile='Connections']")).to_contain_text("one is this page")
+    expect(tile(page, "Connections")).to_have_text("1")
     with server.connect(NAME):
-        expect(tile(page, "Connections")).to_have_text("1")
+        expect(tile(page, "Connections")).to_have_text("2")
         expect(page.locator("#streams td").first).to_have_text(NAME)
-        server.post({"stream": NAME, "data": 1})
-        expect(page.locator("[data-tile='Deliveries / s']")).to_contain_text("1 since the start")
-    expect(tile(page, "Connections")).to_have_text("0")
+        server.post([{"stream": NAME, "data": 1}] * 500)
+        expect(page.locator("[data-tile='Deliveries / s']")).to_contain_text(re.compile(r"5\d\d since the start"))
+    expect(tile(page, "Connections")).to_have_text("1")
     expect(page.locator("#ends")).to_contain_text("cut off without a close frame")
     server.stop()
     expect(page.locator("#state")).to_have_text("No answer")
+
+
+def about(page: Page) -> Any:
+    return page.locator("#about")
+
+
+def test_the_page_gets_what_it_shows_over_the_cable(spawn: Spawn, visit: Callable[[Reachable], Page]) -> None:
+    server = spawn("--signed-streams", "required", "--turbo-secret", SECRET, "--workers", "2")
+    page = visit(server)
+    expect(about(page)).to_contain_text("posted to this page")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    lines = page.evaluate(DRAWN)
+    page.wait_for_function(f"lines => {DRAWN} >= lines + 3", arg=lines)
+    assert asked == []
+
+
+DRAWN = "document.querySelector('svg path').getAttribute('d').match(/[ML]/g).length"
+
+
+def test_the_page_asks_where_it_does_not_reach_the_cable(
+    spawn: Spawn, visit: Callable[[Reachable], Page]
+) -> None:
+    server = spawn("--allowed-origins", "https://app.example")
+    page = visit(server)
+    with server.connect(NAME):
+        expect(page.locator("#streams td").first).to_have_text(NAME)
+    expect(about(page)).to_contain_text("asked for every 2 s")
+    expect(page.locator("#streams")).to_have_text("Nobody is subscribed.")
+
+
+def test_the_page_stays_away_from_the_cable_while_nobody_looks(
+    spawn: Spawn, visit: Callable[[Reachable], Page]
+) -> None:
+    server = spawn()
+    page = visit(server)
+    expect(about(page)).to_contain_text("posted to this page")
+    hide = """hidden => {
+        Object.defineProperty(document, 'hidden', {configurable: true, value: hidden});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    page.evaluate(hide, True)
+    until(lambda: connections(server) == 0)
+    page.evaluate(hide, False)
+    until(lambda: connections(server) == 1)
+
+
+def connections(server: Reachable) -> int:
+    return sum(each["connections"]["simple"] for each in status(server)["workers"])
 
 
 def test_the_page_asks_for_the_key(spawn: Spawn, visit: Callable[[Reachable], Page]) -> None:
