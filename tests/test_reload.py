@@ -393,12 +393,19 @@ def test_a_server_ends_with_the_terminal_in_which_it_was_started(workers: str) -
         until(lambda: not server.alive)
 
 
+def has_pending_signals(pid: int) -> bool:
+    found = re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert len(found) == 2
+    return any(int(each, 16) for each in found)
+
+
 @ONE_OR_TWO
 def test_with_nohup_it_stays_and_can_be_reloaded(workers: str) -> None:
     with InTerminal("--workers", workers, *QUICK, nohup=True) as server, Client(server.port) as client:
         client.upgrade()
         server.close()
         client.subscribe("s")
+        until(lambda: not has_pending_signals(server.pid))  # as the terminal's and ours would be one
         os.kill(server.pid, signal.SIGHUP)
         assert client.read_close() == (1001, "server restarting")
         client.close()

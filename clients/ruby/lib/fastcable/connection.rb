@@ -84,7 +84,6 @@ module Fastcable
       @http.write_timeout = @http.read_timeout = @timeout
       @http.keep_alive_timeout = KEEP_ALIVE
       @http.max_retries = 0
-      @http.ignore_eof = false # an answer that breaks off is none
       @failures = @http.use_ssl? ? [*FAILURES, OpenSSL::SSL::SSLError] : FAILURES
     end
 
@@ -124,6 +123,9 @@ module Fastcable
           raise AnswerTooLong if content.bytesize > MAX_ANSWER
         end
       end
+      # Net::HTTP takes an answer that breaks off for the whole.
+      raise EOFError if response.content_length && content.bytesize < response.content_length
+
       Answer.new(response.code.to_i, response.message, content)
     ensure
       @kept = request.socket.equal?(@socket)
