@@ -102,10 +102,12 @@ def _status(snapshots: list[Snapshot]) -> dict[str, Any]:
     """All workers, and the largest streams of all of them."""
     streams: dict[str, int] = {}
     for each in snapshots:
-        for name, count in each.pop("top"):
+        for name, count in each["top"]:
             streams[name] = streams.get(name, 0) + count
     top = sorted(streams.items(), key=lambda item: (-item[1], item[0]))[:TOP]
+    # Copies: who asked at the same time has the same snapshots.
+    workers = [{key: value for key, value in each.items() if key != "top"} for each in snapshots]
     return {
-        "version": __version__, "time": time.time(), "workers": sorted(snapshots, key=lambda each: each["worker"]),
+        "version": __version__, "time": time.time(), "workers": sorted(workers, key=lambda each: each["worker"]),
         "top_streams": [{"stream": name, "subscribers": count} for name, count in top],
     }

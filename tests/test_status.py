@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,6 +62,13 @@ def test_whichever_worker_is_asked_tells_of_all(spawn: Spawn) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+def test_many_may_ask_at_the_same_time(spawn: Spawn) -> None:
+    server = spawn("--workers", "2")
+    with ThreadPoolExecutor(8) as pool:
+        for told in pool.map(lambda _: status(server), range(64)):
+            assert (len(told["workers"]), told["top_streams"]) == (2, [])
 
 
 @pytest.mark.parametrize("path", ["/_status", "/_status.json"])
