@@ -11,8 +11,8 @@ SOURCES := $(wildcard fastcable/_*.pyx fastcable/_*.pxd fastcable/dialects/_*.py
 WAITING := installation cluster showcase reload soak demo ruby budgets network rails_redis \
 	solid_cable_server rails_client publisher listen stream_element scenarios turbo_page recipes development faults \
 	lifecycle workers migrating asgi cli brokers_redis_faults redis_servers clients browser_client javascript_package \
-	async_publisher proxy publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status live_status \
-	metrics conformance hostile_inputs membership limits frames hub http connection switch link brokers_workers \
+	async_publisher proxy publish scale credentials sources_postgresql sources_sqlite deploy systemd idle status \
+	live_status metrics conformance hostile_inputs membership limits frames hub http connection switch link brokers_workers \
 	brokers_redis configuration actioncable_dialect endpoints heartbeat simple_dialect request handshake corpus \
 	anycable_publishers load json admission brokers_message signing sources sources_window tokens listeners \
 	compression deflate extensions leaks references memory

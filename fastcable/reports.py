@@ -53,14 +53,11 @@ class Reports:
 
     def status(self, request: Request) -> asyncio.Future[Response]:
         """`?live` asks for the stream that it is posted to, too."""
-        live = self._follow() if request.target.endswith(b"?live") else None
-        return self._later(self._status, lambda snapshots: json_response(
-            200, {**_status(snapshots), "live": live}, b"Cache-Control: no-store\r\n"))
+        return self._tell(self._follow() if request.target.endswith(b"?live") else None)
 
     def status_apart(self, request: Request) -> asyncio.Future[Response]:
         """The same on a listener from which a page does not reach the cable."""
-        return self._later(self._status, lambda snapshots: json_response(
-            200, {**_status(snapshots), "live": None}, b"Cache-Control: no-store\r\n"))
+        return self._tell(None)
 
     def page(self, request: Request) -> Response:
         """What shows the status, which it fetches itself."""
@@ -71,6 +68,10 @@ class Reports:
     def stop(self) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def _tell(self, live: dict[str, str] | None) -> asyncio.Future[Response]:
+        return self._later(self._status, lambda snapshots: json_response(
+            200, {**_status(snapshots), "live": live}, b"Cache-Control: no-store\r\n"))
 
     def _follow(self) -> dict[str, str]:
         """Where the page gets each new status from here on."""

@@ -16,6 +16,7 @@ from tests.harness import CABLE_UPGRADE, Client, LocalServer, Reachable, Spawn, 
 Serve = Callable[..., LocalServer]
 NAME = "<img src=x onerror=alert(1)>"
 SECRET = "0123456789abcdef" * 2
+DRAWN = "document.querySelector('svg path').getAttribute('d').match(/[ML]/g).length"
 
 
 def status(server: Reachable, **headers: str) -> Any:
@@ -158,9 +159,6 @@ def test_the_page_gets_what_it_shows_over_the_cable(spawn: Spawn, visit: Callabl
     lines = page.evaluate(DRAWN)
     page.wait_for_function(f"lines => {DRAWN} >= lines + 3", arg=lines)
     assert asked == []
-
-
-DRAWN = "document.querySelector('svg path').getAttribute('d').match(/[ML]/g).length"
 
 
 def test_the_page_asks_where_it_does_not_reach_the_cable(

@@ -129,6 +129,14 @@ class ConnectionTest < Minitest::Test
     end
   end
 
+  def test_an_answer_that_breaks_off_where_it_could_end_is_none
+    serve do |socket, endpoint|
+      endpoint.request(socket)
+      endpoint.answer(socket, "HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{\"subscribers\":3}")
+    end
+    assert_unanswered(/the answer broke off/)
+  end
+
   {
     "no answer" => ->(_socket) {},
     "an answer that drips" => lambda { |socket|
