@@ -255,7 +255,7 @@ def test_the_exit_code_is_the_same_when_nobody_can_be_told_why(
 # --- stopped, and told to stop ----------------------------------------------------------------------------------------
 
 
-LONG = pytest.mark.skipif(not os.environ.get("FASTCABLE_LONG"), reason="takes minutes: FASTCABLE_LONG=1 runs it")
+LONG = pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="takes minutes: LONG_TESTS=1 runs it")
 
 
 def answering(member: Member) -> None:

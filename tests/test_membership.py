@@ -349,9 +349,12 @@ def test_those_who_stall_are_told_exactly_what_they_missed(
         bustle.connect(100)
         bustle.connect(50, receive_buffer=4096)
         connections = list(bustle.clients)
-        stalling = [bustle.clients[connection] for connection in connections[100:]]
+        stalled = [bustle.clients[connection] for connection in connections[100:110]]
+        stalling = [bustle.clients[connection] for connection in connections[110:]]
         choose = random.Random(seed)
         turns = 0
+        for member in stalled:
+            swarm.stall(member)
 
         def meanwhile() -> None:
             nonlocal turns
@@ -364,7 +367,7 @@ def test_those_who_stall_are_told_exactly_what_they_missed(
 
         bustle.run(bustle.act(400, connections), meanwhile)
         assert server.call(lambda: len(server.server.cable.blocked))
-        for member in stalling:
+        for member in stalled + stalling:
             swarm.resume(member)
         cable, hub = server.server.cable, bustle.hub
         swarm.run_until(lambda: server.call(lambda: not cable.blocked and hub.idle))
